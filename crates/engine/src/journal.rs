@@ -1,0 +1,485 @@
+//! The journal of one run: it numbers each response, writes its frame once, and hands whole blocks of frames to
+//! readers. HOT: every response of every stream passes through `append`.
+//!
+//! A frame is gRPC's 5-byte prefix (compressed flag 0, length as a big-endian u32; gRPC over HTTP/2,
+//! "Length-Prefixed-Message") and the encoded `protobuf.Response`. Sequence and job are encoded before the payload,
+//! so that a frame is one pass, and a large payload stays the `Bytes` it came as.
+//!
+//! It knows nothing of jobs, wakers, locks or time; `run.rs` does.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use prost::Message as _;
+use smallvec::SmallVec;
+
+use crate::{Budget, JobError, Limits, source::JobIndex};
+
+/// The place of a response in its run: 1, 2, 3 … without gaps. Zero is the place before the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sequence(pub(crate) u64);
+
+impl Sequence {
+    /// The number, as it stands on the wire.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// Bytes of frames that travel together: as much as a reader takes at once, four HTTP/2 DATA frames of the usual
+/// size.
+const BLOCK_BYTES: usize = 64 * 1024;
+/// From here on a payload is shared and not copied: two reference counts and a slice of its own cost about as much
+/// as copying this much.
+pub(crate) const SHARE_BYTES_MIN: usize = 16 * 1024;
+/// The first buffer of a tail; it grows to a block where jobs are faster than readers.
+const TAIL_BYTES_MIN: usize = 128;
+/// gRPC's prefix: flag and length.
+const PREFIX_BYTES: usize = 5;
+/// A frame without its payload is never longer: prefix, sequence (1 + 10), job (1 + 5), partial (2), payload tag and
+/// length (1 + 5).
+const HEAD_BYTES_MAX: usize = PREFIX_BYTES + 24;
+
+/// Field tags of `protobuf.Response`: number << 3 | wire type.
+mod tag {
+    pub(super) const SEQUENCE: u8 = 2 << 3;
+    pub(super) const JOB: u8 = 3 << 3;
+    pub(super) const PARTIAL: u8 = 5 << 3;
+    pub(super) const ERROR: u8 = 6 << 3 | 2;
+    pub(super) const RESULT: u8 = 1 << 3 | 2;
+    pub(super) const DATA: u8 = 4 << 3 | 2;
+}
+
+/// What a response carries, beside its sequence and job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Field {
+    /// `result`: text.
+    Result,
+    /// `data`: bytes.
+    Data,
+    /// `error`: an encoded `JobError`.
+    Error,
+}
+
+/// Bytes that are copied into the journal, or shared with it.
+pub(crate) enum Content<'a> {
+    Borrowed(&'a [u8]),
+    Shared(Bytes),
+}
+
+impl Content<'_> {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Content::Borrowed(bytes) => bytes,
+            Content::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// Consecutive frames, ready to be sent as they are.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    first: Sequence,
+    last: Sequence,
+    /// One part where all payloads were small; cut between frame heads and shared payloads otherwise.
+    parts: SmallVec<[Bytes; 1]>,
+}
+
+impl Chunk {
+    /// The sequence of the first response in it.
+    pub fn first(&self) -> Sequence {
+        self.first
+    }
+
+    /// The sequence of the last response in it.
+    pub fn last(&self) -> Sequence {
+        self.last
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(Bytes::len).sum()
+    }
+
+    /// Whether it has no bytes; a chunk that a reader was given never is.
+    pub fn is_empty(&self) -> bool {
+        self.parts.iter().all(Bytes::is_empty)
+    }
+
+    /// The bytes of its frames, in order; a cut between two parts means nothing.
+    pub fn into_parts(self) -> impl ExactSizeIterator<Item = Bytes> {
+        self.parts.into_iter()
+    }
+
+    /// The frames of the sequences `first..=last`, which lie in this chunk.
+    fn between(&self, first: Sequence, last: Sequence) -> Self {
+        debug_assert!(self.first <= first && first <= last && last <= self.last, "{first:?}..={last:?} of {self:?}");
+        if (first, last) == (self.first, self.last) {
+            return self.clone();
+        }
+        let from = self.offset(first.0 - self.first.0);
+        let to = self.offset(last.0 - self.first.0 + 1);
+        let mut parts = SmallVec::new();
+        let mut start = 0;
+        for part in &self.parts {
+            let end = start + part.len();
+            if end > from && start < to {
+                parts.push(part.slice(from.saturating_sub(start)..part.len().min(to - start)));
+            }
+            start = end;
+        }
+        Self { first, last, parts }
+    }
+
+    /// Where the frame after the first `frames` begins, in bytes from the start.
+    fn offset(&self, frames: u64) -> usize {
+        let mut offset = 0;
+        let (mut part, mut part_start) = (0, 0);
+        for _ in 0..frames {
+            // A head is never cut: `append` writes it in one piece.
+            while offset >= part_start + self.parts[part].len() {
+                part_start += self.parts[part].len();
+                part += 1;
+            }
+            let head = &self.parts[part][offset - part_start..];
+            let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+            offset += PREFIX_BYTES + length as usize;
+        }
+        offset
+    }
+}
+
+/// The block that is being written.
+#[derive(Default)]
+struct Tail {
+    /// The end of the block: frames, or the head of the next shared payload.
+    bytes: Vec<u8>,
+    /// What came before `bytes` in this block.
+    parts: SmallVec<[Bytes; 1]>,
+    /// Bytes in `parts`.
+    parts_bytes: usize,
+}
+
+impl Tail {
+    fn len(&self) -> usize {
+        self.parts_bytes + self.bytes.len()
+    }
+}
+
+/// Numbered frames in order: sealed blocks, and the tail.
+pub(crate) struct Journal {
+    blocks: VecDeque<Chunk>,
+    tail: Tail,
+    /// Capacity for the next tail, learnt from the last one: a stream that trickles keeps no large buffer.
+    tail_capacity: usize,
+    /// The last sequence in a sealed block.
+    sealed: Sequence,
+    /// The last sequence given.
+    appended: Sequence,
+    /// The last sequence that a reader may see. In memory it is `appended`; where a run is kept, what is durable.
+    visible: Sequence,
+    /// Bytes in `blocks` and `tail`.
+    held: usize,
+    budget: Budget,
+}
+
+impl Journal {
+    pub(crate) fn new(budget: Budget) -> Self {
+        Self {
+            blocks: VecDeque::new(),
+            tail: Tail::default(),
+            tail_capacity: TAIL_BYTES_MIN,
+            sealed: Sequence(0),
+            appended: Sequence(0),
+            visible: Sequence(0),
+            held: 0,
+            budget,
+        }
+    }
+
+    /// Whether jobs may append. A run may pass its window by one response, or it could never send a large one.
+    #[inline]
+    pub(crate) fn has_room(&self, limits: &Limits) -> bool {
+        self.held < limits.window_bytes_min || (self.held < limits.window_bytes && self.budget.has_room())
+    }
+
+    /// Whether so little is held that jobs which waited should be woken: half a window, so that they write half a
+    /// window at a time and not a response.
+    pub(crate) fn has_half_room(&self, limits: &Limits) -> bool {
+        self.held * 2 <= limits.window_bytes_min || (self.held * 2 <= limits.window_bytes && self.budget.has_room())
+    }
+
+    pub(crate) fn last(&self) -> Sequence {
+        self.appended
+    }
+
+    /// Gives the response its number and writes its frame. Says whether that sealed a block.
+    #[inline]
+    pub(crate) fn append(&mut self, job: JobIndex, field: Field, content: Content<'_>, partial: bool) -> bool {
+        self.appended.0 += 1;
+        let length = content.as_slice().len();
+        let (head, head_bytes) = frame_head(self.appended, job, field, length, partial);
+        let frame_bytes = head_bytes + length;
+
+        if self.tail.len() + frame_bytes > BLOCK_BYTES && self.tail.len() > 0 {
+            self.seal(Sequence(self.appended.0 - 1));
+        }
+        let tail = &mut self.tail;
+        if tail.bytes.capacity() == 0 {
+            tail.bytes.reserve_exact(self.tail_capacity.max(HEAD_BYTES_MAX));
+        }
+        tail.bytes.extend_from_slice(&head[..head_bytes]);
+        match content {
+            Content::Shared(bytes) if length >= SHARE_BYTES_MIN => {
+                let head = std::mem::take(&mut tail.bytes);
+                let head_held = head.capacity();
+                tail.parts_bytes += head.len() + length;
+                tail.parts.push(self.budget.charge(head, head_held));
+                tail.parts.push(self.budget.charge(bytes, length));
+            }
+            content => tail.bytes.extend_from_slice(content.as_slice()),
+        }
+        self.held += frame_bytes;
+        self.visible = self.appended;
+        let full = self.tail.len() >= BLOCK_BYTES;
+        if full {
+            self.seal(self.appended);
+        }
+        full
+    }
+
+    /// Appends the error with which `job` ended, room or not: it is short, and there is one a job.
+    pub(crate) fn append_error(&mut self, job: JobIndex, error: &JobError) {
+        let message = outflow_proto::protobuf::JobError { code: error.code.number(), message: error.message.clone() };
+        self.append(job, Field::Error, Content::Borrowed(&message.encode_to_vec()), false);
+    }
+
+    /// The next chunk from `next` on, at most to `last_wanted`; `None` where nothing is visible yet. What it gives
+    /// is released: this run has one reader, which never goes back.
+    pub(crate) fn take(&mut self, next: Sequence, last_wanted: Sequence) -> Option<Chunk> {
+        if next > self.visible || next > last_wanted {
+            return None;
+        }
+        if self.blocks.is_empty() {
+            self.seal(self.appended);
+        }
+        let block = self.blocks.pop_front().expect("what is visible is in a block");
+        self.held -= block.len();
+        let last = block.last.min(last_wanted);
+        Some(block.between(next, last))
+    }
+
+    /// Drops all that is held: nobody will read it.
+    pub(crate) fn discard(&mut self) {
+        self.blocks = VecDeque::new();
+        self.tail = Tail::default();
+        self.held = 0;
+    }
+
+    /// Ends the tail after `last`; the next response begins a new block.
+    fn seal(&mut self, last: Sequence) {
+        let Tail { bytes, mut parts, .. } = std::mem::take(&mut self.tail);
+        self.tail_capacity = (bytes.len() * 2).clamp(TAIL_BYTES_MIN, BLOCK_BYTES);
+        if !bytes.is_empty() {
+            let held = bytes.capacity();
+            parts.push(self.budget.charge(bytes, held));
+        }
+        let first = Sequence(self.sealed.0 + 1);
+        self.blocks.push_back(Chunk { first, last, parts });
+        self.sealed = last;
+    }
+}
+
+/// The frame up to its payload, and how many bytes of it are used.
+#[inline]
+fn frame_head(
+    sequence: Sequence,
+    job: JobIndex,
+    field: Field,
+    length: usize,
+    partial: bool,
+) -> ([u8; HEAD_BYTES_MAX], usize) {
+    let mut head = [0; HEAD_BYTES_MAX];
+    let mut at = PREFIX_BYTES;
+    let mut put = |byte: u8| {
+        head[at] = byte;
+        at += 1;
+    };
+    put(tag::SEQUENCE);
+    varint(sequence.0, &mut put);
+    if job.0 != 0 {
+        put(tag::JOB);
+        varint(u64::from(job.0), &mut put);
+    }
+    if partial {
+        put(tag::PARTIAL);
+        put(1);
+    }
+    if length > 0 {
+        put(match field {
+            Field::Result => tag::RESULT,
+            Field::Data => tag::DATA,
+            Field::Error => tag::ERROR,
+        });
+        varint(length as u64, &mut put);
+    }
+    let message_bytes = u32::try_from(at - PREFIX_BYTES + length).expect("payloads are split far below 4 GiB");
+    head[1..PREFIX_BYTES].copy_from_slice(&message_bytes.to_be_bytes());
+    (head, at)
+}
+
+/// Base-128, least significant group first (protobuf's encoding guide, "Base 128 Varints").
+#[inline]
+fn varint(mut value: u64, put: &mut impl FnMut(u8)) {
+    while value >= 0x80 {
+        put(value as u8 | 0x80);
+        value >>= 7;
+    }
+    put(value as u8);
+}
+
+/// Longest payload of one response under `limits`, in bytes.
+pub(crate) fn payload_bytes_max(limits: &Limits) -> usize {
+    limits.response_bytes_max.min(Limits::RESPONSE_BYTES_CEILING).saturating_sub(HEAD_BYTES_MAX).max(4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Code;
+    use outflow_proto::protobuf::Response;
+
+    const ALL: Sequence = Sequence(u64::MAX);
+
+    fn journal() -> Journal {
+        Journal::new(Budget::new(1 << 30))
+    }
+
+    fn text(journal: &mut Journal, job: u32, text: &str) {
+        journal.append(JobIndex(job), Field::Result, Content::Borrowed(text.as_bytes()), false);
+    }
+
+    /// What a client makes of the bytes.
+    fn decode(chunks: impl IntoIterator<Item = Chunk>) -> Vec<Response> {
+        let bytes: Vec<u8> = chunks.into_iter().flat_map(Chunk::into_parts).flatten().collect();
+        let mut rest = &bytes[..];
+        let mut responses = Vec::new();
+        while let [flag, a, b, c, d, message @ ..] = rest {
+            assert_eq!(*flag, 0);
+            let (message, after) = message.split_at(u32::from_be_bytes([*a, *b, *c, *d]) as usize);
+            responses.push(Response::decode(message).unwrap());
+            rest = after;
+        }
+        assert!(rest.is_empty());
+        responses
+    }
+
+    fn drain(journal: &mut Journal) -> Vec<Chunk> {
+        let mut next = 1;
+        std::iter::from_fn(|| {
+            let chunk = journal.take(Sequence(next), ALL)?;
+            assert_eq!(chunk.first(), Sequence(next));
+            next = chunk.last().get() + 1;
+            Some(chunk)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn a_frame_says_what_the_contract_says() {
+        let mut journal = journal();
+        text(&mut journal, 0, "one");
+        text(&mut journal, 300, "");
+        journal.append(JobIndex(2), Field::Data, Content::Borrowed(&[0xff]), true);
+        journal.append_error(JobIndex(1), &JobError::new(Code::NotFound, "gone"));
+        let response = Response::default;
+        let error = outflow_proto::protobuf::JobError { code: 5, message: "gone".into() };
+        assert_eq!(
+            decode(drain(&mut journal)),
+            [
+                Response { result: "one".into(), sequence: 1, ..response() },
+                Response { sequence: 2, job: 300, ..response() },
+                Response { sequence: 3, job: 2, data: Bytes::from_static(&[0xff]), partial: true, ..response() },
+                Response { sequence: 4, job: 1, error: Some(error), ..response() },
+            ]
+        );
+    }
+
+    #[test]
+    fn the_longest_head_fits_its_buffer() {
+        let (_, bytes) = frame_head(ALL, JobIndex(u32::MAX), Field::Data, 4 << 20, true);
+        assert!(bytes <= HEAD_BYTES_MAX, "{bytes}");
+    }
+
+    #[test]
+    fn everything_ready_is_one_chunk_up_to_a_block() {
+        let mut journal = journal();
+        for n in 0..10_000 {
+            text(&mut journal, 0, &format!("response {n}"));
+        }
+        let chunks = drain(&mut journal);
+        assert!(chunks.iter().all(|chunk| chunk.len() <= BLOCK_BYTES));
+        assert!(chunks[..chunks.len() - 1].iter().all(|chunk| chunk.len() > BLOCK_BYTES - 64));
+        let responses = decode(chunks);
+        assert_eq!(responses.len(), 10_000);
+        for (n, response) in responses.iter().enumerate() {
+            assert_eq!((response.sequence, &response.result), (n as u64 + 1, &format!("response {n}")));
+        }
+        assert_eq!(journal.held, 0);
+    }
+
+    #[test]
+    fn a_large_payload_is_shared_and_a_small_one_copied() {
+        let mut journal = journal();
+        let large = Bytes::from(vec![7; SHARE_BYTES_MIN]);
+        let small = Bytes::from(vec![7; SHARE_BYTES_MIN - 1]);
+        for payload in [&large, &small] {
+            journal.append(JobIndex(0), Field::Data, Content::Shared(payload.clone()), false);
+        }
+        let chunks = drain(&mut journal);
+        let parts: Vec<Bytes> = chunks.iter().flat_map(|chunk| chunk.parts.iter().cloned()).collect();
+        assert!(parts.iter().any(|part| part.as_ptr() == large.as_ptr()));
+        assert!(!parts.iter().any(|part| part.as_ptr() == small.as_ptr()));
+        let responses = decode(chunks);
+        assert_eq!((&responses[0].data, &responses[1].data), (&large, &small));
+    }
+
+    #[test]
+    fn a_chunk_is_cut_at_any_response() {
+        let mut journal = journal();
+        let large = Bytes::from(vec![1; SHARE_BYTES_MIN]);
+        for _ in 0..2 {
+            text(&mut journal, 0, "small");
+            journal.append(JobIndex(0), Field::Data, Content::Shared(large.clone()), false);
+        }
+        let whole = journal.take(Sequence(1), ALL).unwrap();
+        for first in 1..=4 {
+            for last in first..=4 {
+                let cut = whole.between(Sequence(first), Sequence(last));
+                let sequences: Vec<u64> = decode([cut]).iter().map(|response| response.sequence).collect();
+                assert_eq!(sequences, (first..=last).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_count_in_the_budget_from_seal_to_drop() {
+        let mut journal = journal();
+        text(&mut journal, 0, "x");
+        let chunk = journal.take(Sequence(1), ALL).unwrap();
+        assert!(journal.budget.used() >= chunk.len());
+        drop(chunk);
+        assert_eq!(journal.budget.used(), 0);
+    }
+
+    #[test]
+    fn without_budget_a_window_shrinks_but_never_to_nothing() {
+        let limits = Limits::default();
+        let mut journal = Journal::new(Budget::new(0));
+        assert!(journal.has_room(&limits));
+        while journal.has_room(&limits) {
+            text(&mut journal, 0, "x");
+        }
+        assert!((limits.window_bytes_min..limits.window_bytes_min + 64).contains(&journal.held));
+    }
+}

@@ -1,0 +1,53 @@
+//! What a run is: a request becomes a plan, a plan's jobs emit responses, a journal numbers and frames them, and a
+//! reader takes them as they become ready.
+//!
+//! This crate knows bytes, tokio and the messages of the contract. It never sees HTTP, gRPC statuses, files, the
+//! environment or the wall clock: those belong to whoever calls it.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use outflow_engine::{Delivery, Engine, Job, Limits, Plan, Refusal, Request, RunId, Source};
+//!
+//! struct Hello;
+//!
+//! impl Source for Hello {
+//!     fn plan(&self, request: &Request) -> Result<Plan, Refusal> {
+//!         let id = request.id();
+//!         Ok(Plan::new().job(Job::new(async move |emitter| {
+//!             emitter.emit(format!("hello {id}")).await?;
+//!             Ok(())
+//!         })))
+//!     }
+//! }
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! let engine = Engine::builder(Limits::default()).default_source("hello", Arc::new(Hello)).build();
+//! let mut reader = engine.start(&Request::new(1), RunId::from_bits(7)).unwrap();
+//! let Delivery::Chunk(chunk) = reader.next().await else { panic!("the hello comes first") };
+//! assert_eq!((chunk.first().get(), chunk.last().get()), (1, 1));
+//! let Delivery::Finished(finish) = reader.next().await else { panic!("then the end") };
+//! assert!(finish.end.is_some());
+//! # });
+//! ```
+
+mod budget;
+mod engine;
+mod journal;
+mod limits;
+mod reader;
+mod request;
+mod run;
+mod source;
+mod status;
+
+pub use budget::Budget;
+pub use engine::{Builder, Engine};
+pub use journal::{Chunk, Sequence};
+pub use limits::Limits;
+pub use reader::{Closer, Delivery, Finish, Leave, Reader};
+pub use request::{Principal, Request};
+pub use run::{End, Run, RunId};
+pub use source::{
+    Cleanup, EmitError, Emitter, Job, JobErrors, JobIndex, Payload, PayloadKind, Placement, Plan, Source, Text,
+};
+pub use status::{Code, JobError, Refusal};

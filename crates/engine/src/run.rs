@@ -1,0 +1,493 @@
+//! A run and its end: what its jobs append, what its reader takes, and the one closing of both. Everything that may
+//! race here (the last job's end, a reader's leaving, a deadline, a drain) is decided under one short lock.
+//!
+//! It knows nothing of how frames look (`journal.rs`) and nothing of transports.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use futures_util::FutureExt as _;
+use parking_lot::Mutex;
+use tokio::{runtime::Handle, sync::Notify, task::JoinSet};
+
+use crate::{
+    Budget, Code, EmitError, JobError, Limits, PayloadKind,
+    engine::RunPermit,
+    journal::{Content, Field, Journal, Sequence, payload_bytes_max},
+    reader::{Delivery, Finish, Leave},
+    source::{Cleanup, Emitter, Job, JobErrors, JobIndex, Payload, Placement, Plan},
+};
+
+/// Names one run: opaque, 26 characters of `[0-9a-v]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RunId(u128);
+
+impl RunId {
+    /// A run's id from 128 random bits. Who can guess one can read the run, so they must not be predictable.
+    pub fn from_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // RFC 4648 §7, "Base 32 Encoding with Extended Hex Alphabet", in lower case and without padding.
+        const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
+        let mut text = [0; 26];
+        for (place, letter) in text.iter_mut().rev().enumerate() {
+            *letter = ALPHABET[(self.0 >> (5 * place)) as usize & 31];
+        }
+        f.write_str(std::str::from_utf8(&text).expect("the alphabet is ASCII"))
+    }
+}
+
+/// How a run finished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum End {
+    /// All its jobs ended, as its source wants them to.
+    Complete,
+    /// A job failed: the first one's error.
+    Failed(JobError),
+    /// It was stopped before its jobs had ended.
+    Stopped,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            End::Complete => "complete",
+            End::Failed(_) => "failed",
+            End::Stopped => "stopped",
+        })
+    }
+}
+
+/// What came of an attempt to append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// It is in the journal; `sealed` where that filled a block.
+    Appended { sealed: bool },
+    /// It does not fit one response: it has to be split.
+    TooLong,
+    /// The window is full: wait for room.
+    Full,
+    /// The run has ended.
+    Closed,
+}
+
+/// One execution of a plan. A plain run lives in memory for its one reader, and ends with it.
+pub struct Run {
+    id: RunId,
+    payload: PayloadKind,
+    limits: Arc<Limits>,
+    payload_bytes_max: usize,
+    state: Mutex<State>,
+    /// Tells the driver that the run was closed by somebody else.
+    closed: Notify,
+    _permit: RunPermit,
+}
+
+struct State {
+    journal: Journal,
+    end: Option<End>,
+    reader: Cursor,
+    /// Jobs that wait for room.
+    waiting: Vec<Waker>,
+    jobs_failed: usize,
+}
+
+/// Where the reader is.
+struct Cursor {
+    /// The next sequence it wants.
+    next: Sequence,
+    /// The last sequence it wants at all.
+    last_wanted: Sequence,
+    /// Set while it waits.
+    waker: Option<Waker>,
+    /// Why it is given no more, although the run had not ended.
+    left: Option<Leave>,
+    /// It was told the end.
+    finished: bool,
+}
+
+/// How many responses of [`Emitter::emit_all`] are appended under one lock.
+const APPEND_AT_ONCE: usize = 64;
+
+impl Run {
+    pub(crate) fn new(
+        id: RunId,
+        plan: &Plan,
+        last_wanted: Sequence,
+        limits: Arc<Limits>,
+        budget: Budget,
+        permit: RunPermit,
+    ) -> Self {
+        let reader = Cursor { next: Sequence(1), last_wanted, waker: None, left: None, finished: false };
+        Self {
+            id,
+            payload: plan.payload,
+            payload_bytes_max: payload_bytes_max(&limits),
+            limits,
+            state: Mutex::new(State {
+                journal: Journal::new(budget),
+                end: None,
+                reader,
+                waiting: Vec::new(),
+                jobs_failed: 0,
+            }),
+            closed: Notify::new(),
+            _permit: permit,
+        }
+    }
+
+    /// This run's name.
+    pub fn id(&self) -> RunId {
+        self.id
+    }
+
+    /// `payload` as this run's kind has it.
+    #[inline]
+    pub(crate) fn checked<'a>(&self, payload: Payload<'a>) -> Result<Payload<'a>, EmitError> {
+        if payload.is_text || self.payload == PayloadKind::Bytes {
+            return Ok(payload);
+        }
+        match (std::str::from_utf8(payload.content.as_slice()), self.payload) {
+            (Ok(_), _) => Ok(Payload { is_text: true, ..payload }),
+            (Err(_), PayloadKind::Lossy) => {
+                Ok(String::from_utf8_lossy(payload.content.as_slice()).into_owned().into())
+            }
+            (Err(error), _) => Err(EmitError::NotText { at: error.valid_up_to() }),
+        }
+    }
+
+    /// Appends `payload`, or its first part, which is then taken from it.
+    #[inline]
+    pub(crate) fn append(&self, job: JobIndex, payload: &mut Payload<'_>, partial: bool) -> Attempt {
+        let mut state = self.state.lock();
+        if let Some(refused) = self.refuse(&state) {
+            return refused;
+        }
+        let length = payload.content.as_slice().len();
+        let (content, whole) = if length <= self.payload_bytes_max {
+            (std::mem::replace(&mut payload.content, Content::Borrowed(&[])), true)
+        } else {
+            (self.split_first(payload), false)
+        };
+        let sealed = state.journal.append(job, self.field(), content, partial || !whole);
+        let waker = state.reader.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if whole { Attempt::Appended { sealed } } else { Attempt::TooLong }
+    }
+
+    /// Appends from the front of `payloads` under one lock, and says how many and what stopped it there.
+    pub(crate) fn append_many<P>(&self, job: JobIndex, payloads: &[P]) -> Result<(usize, Attempt), EmitError>
+    where
+        for<'a> &'a P: Into<Payload<'a>>,
+    {
+        let mut state = self.state.lock();
+        let mut any_sealed = false;
+        let mut taken = 0;
+        let mut outcome = Ok(None);
+        for payload in payloads.iter().take(APPEND_AT_ONCE) {
+            if let Some(refused) = self.refuse(&state) {
+                outcome = Ok(Some(refused));
+                break;
+            }
+            match self.checked(payload.into()) {
+                Ok(payload) if payload.content.as_slice().len() > self.payload_bytes_max => {
+                    outcome = Ok(Some(Attempt::TooLong));
+                    break;
+                }
+                Ok(payload) => any_sealed |= state.journal.append(job, self.field(), payload.content, false),
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+            taken += 1;
+        }
+        let waker = if taken > 0 { state.reader.waker.take() } else { None };
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        outcome.map(|stopped| (taken, stopped.unwrap_or(Attempt::Appended { sealed: any_sealed })))
+    }
+
+    /// Resolves when there is room in the window, or the run was closed.
+    pub(crate) async fn room(&self) {
+        poll_fn(|cx| {
+            let mut state = self.state.lock();
+            if state.end.is_some() || state.journal.has_room(&self.limits) {
+                return Poll::Ready(());
+            }
+            // All of them are woken together, so the list never outgrows the tasks that wait.
+            if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                state.waiting.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    #[inline]
+    fn refuse(&self, state: &State) -> Option<Attempt> {
+        if state.end.is_some() {
+            Some(Attempt::Closed)
+        } else if !state.journal.has_room(&self.limits) {
+            Some(Attempt::Full)
+        } else {
+            None
+        }
+    }
+
+    fn field(&self) -> Field {
+        match self.payload {
+            PayloadKind::Text | PayloadKind::Lossy => Field::Result,
+            PayloadKind::Bytes => Field::Data,
+        }
+    }
+
+    /// Takes as much from the front of `payload` as one response holds, text between characters.
+    fn split_first<'a>(&self, payload: &mut Payload<'a>) -> Content<'a> {
+        let mut at = self.payload_bytes_max;
+        if self.payload != PayloadKind::Bytes {
+            // Checked to be UTF-8: a character starts within the last four bytes.
+            while payload.content.as_slice()[at] & 0xc0 == 0x80 {
+                at -= 1;
+            }
+        }
+        match &mut payload.content {
+            Content::Borrowed(bytes) => {
+                let (first, rest) = bytes.split_at(at);
+                *bytes = rest;
+                Content::Borrowed(first)
+            }
+            Content::Shared(bytes) => Content::Shared(bytes.split_to(at)),
+        }
+    }
+
+    /// The next thing for the reader.
+    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Delivery> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let reader = &mut state.reader;
+        if reader.left.is_none()
+            && let Some(chunk) = state.journal.take(reader.next, reader.last_wanted)
+        {
+            reader.next = Sequence(chunk.last().0 + 1);
+            if reader.next > reader.last_wanted && state.end.is_none() {
+                // At once, not when the end is asked for: the work is no longer needed from here on.
+                let left = state.leave(Leave::Enough);
+                drop(guard);
+                self.left(left);
+            } else if !state.waiting.is_empty() && state.journal.has_half_room(&self.limits) {
+                let waiting = std::mem::take(&mut state.waiting);
+                drop(guard);
+                waiting.into_iter().for_each(Waker::wake);
+            }
+            return Poll::Ready(Delivery::Chunk(chunk));
+        }
+        let given_all = reader.next > state.journal.last();
+        if reader.left.is_some() || (state.end.is_some() && (given_all || reader.next > reader.last_wanted)) {
+            reader.finished = true;
+            let end = if reader.left.is_none() && given_all { state.end.clone() } else { None };
+            return Poll::Ready(Delivery::Finished(Finish {
+                last_sequence: Sequence(reader.next.0 - 1),
+                end,
+                jobs_failed: state.jobs_failed,
+                left: reader.left,
+            }));
+        }
+        match &mut reader.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// The reader leaves, for the first cause given. A plain run ends with it.
+    pub(crate) fn leave(&self, cause: Leave) {
+        let left = self.state.lock().leave(cause);
+        self.left(left);
+    }
+
+    /// Stops what a reader that left no longer needs.
+    fn left(&self, left: Option<Left>) {
+        let Some(Left { jobs_under_way, wakers }) = left else { return };
+        if jobs_under_way {
+            // The driver stops them, and knows how many.
+            self.closed.notify_one();
+        } else {
+            self.report_leaving(0);
+        }
+        wakers.wake();
+    }
+
+    /// Says that the reader left, and what that stopped.
+    fn report_leaving(&self, jobs_stopped: usize) {
+        let (left, after) = {
+            let state = self.state.lock();
+            (state.reader.left, state.reader.next.0 - 1)
+        };
+        let jobs = if jobs_stopped == 1 { "job" } else { "jobs" };
+        match left {
+            Some(Leave::Enough) => {
+                tracing::info!("reader had enough after response {after}, {jobs_stopped} {jobs} stopped")
+            }
+            Some(cause) => {
+                tracing::warn!("send error: {cause} after response {after}, {jobs_stopped} {jobs} stopped")
+            }
+            None => {}
+        }
+    }
+
+    /// Ends the run, unless it had ended before.
+    fn close(&self, end: End) {
+        let wakers = self.state.lock().close(end);
+        wakers.wake();
+    }
+
+    /// Records how a job ended; an error becomes a response in its place.
+    fn job_ended(&self, job: JobIndex, outcome: Result<(), JobError>) -> Option<JobError> {
+        let Err(error) = outcome else {
+            tracing::info!("finishing request number : {job}");
+            return None;
+        };
+        let error = error.bounded(self.limits.error_bytes_max);
+        let mut state = self.state.lock();
+        if state.end.is_some() {
+            // It failed because the run was closed, or too late to be told.
+            return None;
+        }
+        state.jobs_failed += 1;
+        state.journal.append_error(job, &error);
+        let waker = state.reader.waker.take();
+        drop(state);
+        tracing::warn!("request number : {job} failed: {error}");
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Some(error)
+    }
+}
+
+impl State {
+    fn leave(&mut self, cause: Leave) -> Option<Left> {
+        if self.reader.left.is_some() || self.reader.finished {
+            return None;
+        }
+        self.reader.left = Some(cause);
+        self.journal.discard();
+        Some(Left { jobs_under_way: self.end.is_none(), wakers: self.close(End::Stopped) })
+    }
+
+    fn close(&mut self, end: End) -> Wakers {
+        if self.end.is_none() {
+            self.end = Some(end);
+        }
+        Wakers { reader: self.reader.waker.take(), jobs: std::mem::take(&mut self.waiting) }
+    }
+}
+
+/// What a reader's leaving changed.
+struct Left {
+    jobs_under_way: bool,
+    wakers: Wakers,
+}
+
+/// Whom to wake once the lock is gone.
+#[must_use]
+struct Wakers {
+    reader: Option<Waker>,
+    jobs: Vec<Waker>,
+}
+
+impl Wakers {
+    fn wake(self) {
+        self.reader.into_iter().chain(self.jobs).for_each(Waker::wake);
+    }
+}
+
+/// Runs the jobs of `plan`, job beside job, until all have ended or the run was closed; then none is left.
+pub(crate) async fn drive(run: Arc<Run>, plan: Plan, cleanup: Cleanup, jobs_on: Handle) {
+    let jobs_at_once = plan.jobs_at_once.min(run.limits.jobs_at_once);
+    let mut jobs_left = plan.jobs.len();
+    let mut waiting = (0..).map(JobIndex).zip(plan.jobs);
+    let mut under_way = JoinSet::new();
+    let mut first_error = None;
+    loop {
+        while under_way.len() < jobs_at_once
+            && let Some((index, job)) = waiting.next()
+        {
+            let emitter = Emitter::new(run.clone(), index, cleanup.clone(), plan.placement);
+            under_way.spawn_on(guarded(index, job, emitter), &jobs_on);
+        }
+        let (job, outcome) = tokio::select! {
+            biased;
+            ended = under_way.join_next() => match ended {
+                Some(ended) => ended.expect("jobs catch their panics, and only this set stops them"),
+                None => break,
+            },
+            () = run.closed.notified() => {
+                // Dropping the set stops what is under way.
+                run.report_leaving(jobs_left);
+                return;
+            }
+        };
+        jobs_left -= 1;
+        if let Some(error) = run.job_ended(job, outcome)
+            && plan.job_errors != JobErrors::Tolerate
+        {
+            first_error.get_or_insert(error);
+            if plan.job_errors == JobErrors::FailFast {
+                break;
+            }
+        }
+    }
+    run.close(first_error.map_or(End::Complete, End::Failed));
+}
+
+/// A job as a task that never panics.
+async fn guarded(index: JobIndex, job: Job, emitter: Emitter) -> (JobIndex, Result<(), JobError>) {
+    // Also what a job does before its first await may panic.
+    let work = AssertUnwindSafe(async { job.start(emitter).await }).catch_unwind();
+    (index, work.await.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))))
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> JobError {
+    let message = panic.downcast_ref::<String>().map(String::as_str);
+    let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    JobError::new(Code::Internal, format_args!("the job panicked: {message}"))
+}
+
+impl Placement {
+    /// The runtime for jobs: their reader's, or the one for computing.
+    pub(crate) fn runtime(self, reader: Handle, compute: &Handle) -> Handle {
+        match self {
+            Placement::Reader => reader,
+            Placement::Compute => compute.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_id_is_short_and_plain() {
+        assert_eq!(RunId::from_bits(0).to_string(), "0".repeat(26));
+        assert_eq!(RunId::from_bits(u128::MAX).to_string(), format!("7{}", "v".repeat(25)));
+        assert_ne!(RunId::from_bits(1).to_string(), RunId::from_bits(2).to_string());
+    }
+}
