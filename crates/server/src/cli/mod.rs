@@ -1,0 +1,66 @@
+//! The command line: what can be asked for, in `clap`'s terms, and which file does it. It parses; it does no work.
+
+mod demo;
+mod exit;
+mod fetch;
+mod log;
+mod output;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use exit::Exit;
+
+/// One request, many responses, each sent the moment it is ready.
+///
+/// A gRPC server for server-side streams, its client, and a demonstration of both.
+#[derive(Parser)]
+#[command(name = "outflow", version, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// What to log, to stderr: error, warn, info, debug, trace, or per part as in `info,outflow=debug`
+    #[arg(long, global = true, value_name = "FILTER", env = "OUTFLOW_LOG", default_value = "info")]
+    log: log::Filter,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  outflow demo                                 server and client in one process, as in the tutorial
+  outflow serve                                serve simulated work on port 50005
+  outflow serve -- ./report.sh --id {id}       each request runs this command; each line is a response
+  outflow fetch 1                              ask for id 1 and print the responses as they come
+  outflow fetch 1 --limit 2                    two responses are enough; the server stops the rest
+  outflow fetch 1 --within 2500ms              cut off after so long
+
+`outflow COMMAND --help` says more.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve streams until SIGINT or SIGTERM
+    Serve(serve::Serve),
+    /// Ask a server and print its responses as they come
+    Fetch(Box<fetch::Fetch>),
+    /// Server and client in one process, with both sides' lines
+    Demo(demo::Demo),
+}
+
+/// Runs the program: parses its arguments, does what they say, and gives the exit code.
+pub fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors; clap knows, and prints to the right place.
+            _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+        }
+    };
+    let exit = match arguments.command {
+        Command::Serve(serve) => serve.run(&arguments.log),
+        Command::Fetch(fetch) => fetch.run(&arguments.log),
+        Command::Demo(demo) => demo.run(&arguments.log),
+    };
+    exit.into()
+}

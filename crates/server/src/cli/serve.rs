@@ -1,0 +1,131 @@
+//! `outflow serve`: configuration, then ports, then signals. It composes; the server serves.
+
+use std::{io, path::PathBuf};
+
+use clap::Args;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+
+use super::{Exit, log};
+use crate::{
+    Listen,
+    config::Config,
+    server::{Builder, ServeError},
+    source::Exec,
+};
+
+/// Serve streams until SIGINT or SIGTERM.
+///
+/// Without a command and without sources in a configuration file, simulated work is served, as in the tutorial: five
+/// jobs, the nth takes n seconds.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  outflow serve
+  outflow serve --listen 127.0.0.1:8080 --listen [::1]:8080
+  outflow serve -- sh -c 'for i in 1 2 3; do echo {id} $i; sleep 1; done'
+  outflow serve --config outflow.toml
+
+A request's id replaces {id} in the command's arguments. Each line it writes to stdout is a response. When its reader
+leaves, the command and all it started get TERM, and KILL two seconds later.
+
+On SIGINT or SIGTERM open streams end with UNAVAILABLE, and the program within ten seconds; a second signal ends it at
+once. Exit codes: 0 stopped by a signal, 1 it could not serve, 2 usage.")]
+pub(super) struct Serve {
+    /// Listen here, again for more; without it on port 50005 of 127.0.0.1 and [::1]
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Vec<Listen>,
+    /// Read this configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Answer every request by running this command
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// Why there is nothing to serve.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    #[error(transparent)]
+    Exec(#[from] crate::source::ExecError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("cannot serve: {0}")]
+    System(#[from] io::Error),
+}
+
+impl Serve {
+    pub(super) fn run(self, filter: &log::Filter) -> Exit {
+        let _log = log::start(filter, io::stderr());
+        match self.serve() {
+            Ok(()) => Exit::Done,
+            Err(error) => {
+                tracing::error!("{error}");
+                Exit::Failed
+            }
+        }
+    }
+
+    fn serve(self) -> Result<(), Refused> {
+        // All that can be wrong is said before a port is bound.
+        let server = self.builder()?;
+        raise_open_files();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let served: Result<(), Refused> = runtime.block_on(async {
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let mut terminate = signal(SignalKind::terminate())?;
+            let server = server.bind()?;
+            for address in server.addresses() {
+                tracing::debug!("listening on {address}");
+            }
+            let hurry = server.hurry();
+            let (stop, stopped) = oneshot::channel();
+            let signals = async {
+                let mut stop = Some(stop);
+                loop {
+                    let name = tokio::select! {
+                        _ = interrupt.recv() => "SIGINT",
+                        _ = terminate.recv() => "SIGTERM",
+                    };
+                    if let Some(stop) = stop.take() {
+                        tracing::info!("{name}: shutting down; a second one ends it at once");
+                        _ = stop.send(());
+                    } else {
+                        hurry.now();
+                    }
+                }
+            };
+            tokio::select! {
+                served = server.serve(async { _ = stopped.await }) => served?,
+                () = signals => {}
+            }
+            Ok(())
+        });
+        served
+    }
+
+    fn builder(self) -> Result<Builder, Refused> {
+        let mut config = self.config.as_deref().map_or_else(|| Ok(Config::default()), Config::read)?;
+        if !self.listen.is_empty() {
+            config.listen = self.listen;
+        }
+        let mut server = config.into_builder()?;
+        if !self.command.is_empty() {
+            server = server.default_source("exec", Exec::new(&self.command)?);
+        }
+        Ok(server)
+    }
+}
+
+/// Allows as many open files as the system lets this process have: a connection is one.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::debug!("the limit on open files stays as it was: {error}");
+    }
+}

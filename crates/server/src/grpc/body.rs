@@ -1,0 +1,291 @@
+//! The body of a streamed answer: chunks of frames as the reader gives them, heartbeats where it is silent, trailers
+//! at the end. HOT, once per chunk; nothing here happens once per response.
+//!
+//! Rules that hyper and h2 impose: it never fails (an error would reset the stream and could lose its headers), never
+//! gives an empty chunk, states no exact size, and says that it has ended only after its trailers.
+
+use std::{
+    convert::Infallible,
+    io::IoSlice,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use http_body::{Frame, SizeHint};
+use outflow_engine::{Chunk, Delivery, Finish, Reader};
+use smallvec::SmallVec;
+use tokio::time::{Instant, Sleep};
+
+use super::{status, stream::StreamControl};
+
+/// HTTP/2's usual DATA frame (RFC 9113 §4.2). Every chunk begins frames of its own, so a short rest behind the last
+/// whole frame would cost a frame by itself.
+const DATA_FRAME_BYTES: usize = 16 * 1024;
+/// A rest up to this many bytes waits for the next chunk, where there is one already.
+const REST_BYTES_MAX: usize = DATA_FRAME_BYTES / 2;
+
+/// An empty `Response`, framed: no field set, so sequence 0.
+const HEARTBEAT: &[u8] = &[0; 5];
+
+/// The body of any answer of this server.
+pub(crate) enum Body {
+    /// A run's responses.
+    Fetch(FetchBody),
+    /// Nothing: the headers say it all.
+    Empty,
+    /// What tonic's services answer.
+    Tonic(tonic::body::Body),
+}
+
+impl http_body::Body for Body {
+    type Data = Rope;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        match self.get_mut() {
+            Body::Fetch(body) => body.poll_frame(cx).map(|frame| frame.map(Ok)),
+            Body::Empty => Poll::Ready(None),
+            Body::Tonic(body) => {
+                let frame = match ready!(Pin::new(body).poll_frame(cx)) {
+                    Some(Ok(frame)) => Some(Ok(frame.map_data(Rope::from))),
+                    Some(Err(error)) => {
+                        let mut trailers = http::HeaderMap::new();
+                        status::add(&error, &mut trailers);
+                        Some(Ok(Frame::trailers(trailers)))
+                    }
+                    None => None,
+                };
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Fetch(body) => body.ended,
+            Body::Empty => true,
+            Body::Tonic(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+/// A run's responses, from one reader.
+pub(crate) struct FetchBody {
+    reader: Reader,
+    /// A short rest that goes out with what follows.
+    rest: Rope,
+    finish: Option<Finish>,
+    ended: bool,
+    heartbeat: Option<Box<Heartbeat>>,
+    control: Arc<StreamControl>,
+}
+
+impl FetchBody {
+    pub(super) fn new(reader: Reader, heartbeat: Option<Duration>, control: Arc<StreamControl>) -> Self {
+        let heartbeat = heartbeat.map(|every| Box::new(Heartbeat::new(every)));
+        Self { reader, rest: Rope::default(), finish: None, ended: false, heartbeat, control }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Rope>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let mut more = false;
+        if self.finish.is_none() {
+            match self.reader.poll_next(cx) {
+                Poll::Ready(Delivery::Chunk(chunk)) => {
+                    self.rest.push(chunk);
+                    more = true;
+                }
+                Poll::Ready(Delivery::Finished(finish)) => self.finish = Some(finish),
+                Poll::Pending => {}
+            }
+        }
+        if !self.rest.is_empty() {
+            let rest = self.rest.remaining() % DATA_FRAME_BYTES;
+            let whole = self.rest.remaining() - rest;
+            let send = if more && whole > 0 && rest <= REST_BYTES_MAX {
+                self.rest.split_to(whole)
+            } else {
+                std::mem::take(&mut self.rest)
+            };
+            return self.hand_over(send);
+        }
+        if let Some(finish) = &self.finish {
+            self.ended = true;
+            return Poll::Ready(Some(Frame::trailers(status::trailers(finish))));
+        }
+        if let Some(heartbeat) = &mut self.heartbeat
+            && heartbeat.poll(cx).is_ready()
+        {
+            return self.hand_over(Bytes::from_static(HEARTBEAT).into());
+        }
+        self.control.waits_for_run();
+        Poll::Pending
+    }
+
+    fn hand_over(&mut self, bytes: Rope) -> Poll<Option<Frame<Rope>>> {
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.handed_over();
+        }
+        self.control.waits_for_transport();
+        Poll::Ready(Some(Frame::data(bytes)))
+    }
+}
+
+/// Tells when nothing was handed to the transport for so long. While the peer's window is shut nobody polls it, and
+/// none is due: what waits there is a sign of life enough.
+struct Heartbeat {
+    every: Duration,
+    last: Instant,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Heartbeat {
+    fn new(every: Duration) -> Self {
+        let now = Instant::now();
+        Self { every, last: now, sleep: Box::pin(tokio::time::sleep_until(now + every)) }
+    }
+
+    /// Cheap, since it is called for every chunk: the timer is moved only when it fires.
+    fn handed_over(&mut self) {
+        self.last = Instant::now();
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            let due = self.last + self.every;
+            if due <= self.sleep.deadline() {
+                // Due now; the next one is set by `handed_over`, which follows.
+                self.sleep.as_mut().reset(Instant::now() + self.every);
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(due);
+        }
+    }
+}
+
+/// Bytes in several pieces, sent as one.
+#[derive(Debug, Default)]
+pub(crate) struct Rope {
+    pieces: SmallVec<[Bytes; 1]>,
+    /// Pieces before this one are used up.
+    at: usize,
+    remaining: usize,
+}
+
+impl Rope {
+    fn is_empty(&self) -> bool {
+        self.remaining == 0
+    }
+
+    fn push(&mut self, chunk: Chunk) {
+        if self.is_empty() {
+            *self = Self::default();
+        }
+        for piece in chunk.into_parts() {
+            self.remaining += piece.len();
+            self.pieces.push(piece);
+        }
+    }
+
+    /// The first `bytes` of it, which stay no longer in it.
+    fn split_to(&mut self, bytes: usize) -> Self {
+        let mut first = Self { remaining: bytes, ..Self::default() };
+        let mut missing = bytes;
+        while missing > 0 {
+            let piece = &mut self.pieces[self.at];
+            let taken = piece.split_to(missing.min(piece.len()));
+            missing -= taken.len();
+            first.pieces.push(taken);
+            if piece.is_empty() {
+                self.at += 1;
+            }
+        }
+        self.remaining -= bytes;
+        first
+    }
+}
+
+impl From<Bytes> for Rope {
+    fn from(bytes: Bytes) -> Self {
+        Self { remaining: bytes.len(), pieces: SmallVec::from_buf([bytes]), at: 0 }
+    }
+}
+
+impl Buf for Rope {
+    fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.pieces.get(self.at).map_or(&[], |piece| piece)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let pieces = self.pieces.get(self.at..).unwrap_or(&[]);
+        let filled = slices.iter_mut().zip(pieces).map(|(slice, piece)| *slice = IoSlice::new(piece));
+        filled.count()
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        assert!(count <= self.remaining, "advanced by {count} of {} bytes", self.remaining);
+        self.remaining -= count;
+        while let Some(piece) = self.pieces.get_mut(self.at) {
+            if count < piece.len() {
+                piece.advance(count);
+                return;
+            }
+            count -= piece.len();
+            // Let go at once, so that its bytes leave the budget when they leave for the socket.
+            *piece = Bytes::new();
+            self.at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rope(pieces: &[&'static str]) -> Rope {
+        let pieces: SmallVec<[Bytes; 1]> = pieces.iter().map(|piece| Bytes::from_static(piece.as_bytes())).collect();
+        Rope { remaining: pieces.iter().map(Bytes::len).sum(), pieces, at: 0 }
+    }
+
+    #[test]
+    fn a_rope_is_its_pieces_in_order_wherever_it_is_cut() {
+        for cut in 0..=9 {
+            let mut rest = rope(&["ab", "cdef", "ghi"]);
+            let mut first = rest.split_to(cut);
+            assert_eq!((first.remaining(), rest.remaining()), (cut, 9 - cut));
+            let whole = [first.copy_to_bytes(cut), rest.copy_to_bytes(9 - cut)].concat();
+            assert_eq!(whole, b"abcdefghi");
+            assert!(first.is_empty() && rest.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_rope_shows_all_its_pieces_to_a_vectored_write() {
+        for used in 0..9 {
+            let mut rope = rope(&["ab", "cdef", "ghi"]);
+            rope.advance(used);
+            let mut slices = [IoSlice::new(&[]); 8];
+            let count = rope.chunks_vectored(&mut slices);
+            let seen: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.to_vec()).collect();
+            assert_eq!(seen, b"abcdefghi"[used..]);
+            assert_eq!(rope.chunk()[0], b"abcdefghi"[used]);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! `protobuf.StreamService/FetchResponse`: a call becomes a request, the request a run, and the run's reader the body
+//! of the answer. Headers go out at once, before the first response exists.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use outflow_engine::{Engine, Principal, RunId};
+use outflow_proto::protobuf;
+use prost::Message as _;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::{
+    body::{Body, FetchBody},
+    message, status,
+    stream::StreamControl,
+};
+
+/// By when a peer that has sent headers has to have sent its whole request, if its own deadline is not sooner.
+const REQUEST_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Answers one call.
+pub(super) async fn fetch<B>(engine: &Engine, call: Request<B>, control: Arc<StreamControl>) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    start(engine, call, control).await.unwrap_or_else(|status| {
+        tracing::warn!("request refused: {:?}: {}", status.code(), status.message());
+        status::trailers_only(&status)
+    })
+}
+
+async fn start<B>(engine: &Engine, call: Request<B>, control: Arc<StreamControl>) -> Result<Response<Body>, Status>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    let (head, body) = call.into_parts();
+    let request_by = Instant::now() + REQUEST_TIME_MAX;
+    let read_by = control.deadline().map_or(request_by, |deadline| deadline.min(request_by));
+    let message = tokio::time::timeout_at(read_by, message::read(&head.headers, body))
+        .await
+        .map_err(|_| Status::deadline_exceeded("the request message did not arrive in time"))??;
+    let message = protobuf::Request::decode(message)
+        .map_err(|error| Status::internal(format!("the request is not a protobuf.Request: {error}")))?;
+
+    let request = outflow_engine::Request::parse(message, Principal::Anonymous, engine.limits())
+        .map_err(|refusal| status::refused(&refusal))?;
+    let reader =
+        engine.start(&request, RunId::from_bits(rand::random())).map_err(|refusal| status::refused(&refusal))?;
+    control.attach(reader.closer());
+
+    let run_id = reader.run_id().to_string();
+    let mut response = Response::new(Body::Fetch(FetchBody::new(reader, request.heartbeat(), control)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(status::RUN_ID, HeaderValue::try_from(run_id).expect("a run id is plain ASCII"));
+    headers.insert(status::DURABILITY, HeaderValue::from_static("none"));
+    Ok(response)
+}

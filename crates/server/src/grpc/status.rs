@@ -1,0 +1,140 @@
+//! The only place that names gRPC statuses: what the engine refuses, how a stream ends, and what is wrong with a
+//! call become statuses, headers and trailers here.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+use outflow_engine::{Code, End, Finish, Leave, Refusal};
+use tonic::Status;
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::body::Body;
+
+/// Which run answers.
+pub(super) const RUN_ID: HeaderName = HeaderName::from_static("outflow-run-id");
+/// What the run outlives: `none`, `memory` or `disk`.
+pub(super) const DURABILITY: HeaderName = HeaderName::from_static("outflow-durability");
+const LAST_SEQUENCE: HeaderName = HeaderName::from_static("outflow-last-sequence");
+const RUN_END: HeaderName = HeaderName::from_static("outflow-end");
+const JOBS_FAILED: HeaderName = HeaderName::from_static("outflow-jobs-failed");
+/// What stock clients' retry policies read (gRFC A6); `RetryInfo` in the details says the same to the others.
+const RETRY_PUSHBACK_MS: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// When to try again after a refusal that will pass.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Longest message of a status, in bytes: with its percent-encoding and the details' copy it stays below the 8 KiB to
+/// which clients limit metadata. Job errors are bounded by the engine and have no details.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
+/// The status that tells a client why nothing was started.
+pub(crate) fn refused(refusal: &Refusal) -> Status {
+    let mut message = refusal.to_string();
+    if message.len() > MESSAGE_BYTES_MAX {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX - 4));
+        message.push_str(" ...");
+    }
+    match refusal {
+        Refusal::Invalid { field, problem } => {
+            let problem = &problem[..problem.floor_char_boundary(MESSAGE_BYTES_MAX)];
+            Status::with_error_details(
+                tonic::Code::InvalidArgument,
+                message,
+                ErrorDetails::with_bad_request_violation(field, problem),
+            )
+        }
+        Refusal::Unsupported { .. } => Status::unimplemented(message),
+        Refusal::UnknownSource { .. } | Refusal::UnknownId { .. } => Status::not_found(message),
+        Refusal::Source(error) => Status::new(code(error.code), message),
+        Refusal::Exhausted { .. } => retry_later(tonic::Code::ResourceExhausted, message),
+        Refusal::Draining => retry_later(tonic::Code::Unavailable, message),
+        _ => Status::unknown(message),
+    }
+}
+
+/// The trailers that end a stream.
+pub(super) fn trailers(finish: &Finish) -> HeaderMap {
+    let status = match (&finish.end, finish.left) {
+        (Some(End::Complete), _) | (None, None | Some(Leave::Enough)) => Status::ok(""),
+        (Some(End::Failed(error)), _) => Status::new(code(error.code), &error.message),
+        (Some(_), _) => Status::cancelled("the run was stopped"),
+        (None, Some(Leave::Deadline)) => Status::deadline_exceeded("the deadline of this call passed"),
+        (None, Some(cause)) => retry_later(tonic::Code::Unavailable, cause.to_string()),
+    };
+    let mut trailers = HeaderMap::with_capacity(5);
+    add(&status, &mut trailers);
+    trailers.insert(LAST_SEQUENCE, finish.last_sequence.get().into());
+    if let Some(end) = &finish.end {
+        trailers.insert(RUN_END, HeaderValue::from_static(end_name(end)));
+        trailers.insert(JOBS_FAILED, finish.jobs_failed.into());
+    }
+    trailers
+}
+
+/// A response that is nothing but a status ("Trailers-Only").
+pub(crate) fn trailers_only(status: &Status) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    add(status, headers);
+    response
+}
+
+pub(super) fn add(status: &Status, headers: &mut HeaderMap) {
+    if let Err(error) = status.add_header(headers) {
+        // A message that no header can carry: the code still can.
+        tracing::warn!("a status did not fit its header: {error}");
+        headers.insert("grpc-status", HeaderValue::from(status.code() as i32));
+    }
+}
+
+fn retry_later(code: tonic::Code, message: String) -> Status {
+    let mut status = Status::with_error_details(code, message, ErrorDetails::with_retry_info(Some(RETRY_AFTER)));
+    let pushback = u64::try_from(RETRY_AFTER.as_millis()).expect("a second is short");
+    status.metadata_mut().as_mut().insert(RETRY_PUSHBACK_MS, pushback.into());
+    status
+}
+
+fn end_name(end: &End) -> &'static str {
+    match end {
+        End::Complete => "complete",
+        End::Failed(_) => "failed",
+        _ => "stopped",
+    }
+}
+
+fn code(code: Code) -> tonic::Code {
+    tonic::Code::from(code.number())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_keeps_its_number() {
+        for known in [Code::Cancelled, Code::Unknown, Code::NotFound, Code::DataLoss, Code::Unauthenticated] {
+            assert_eq!(code(known) as i32, known.number());
+        }
+    }
+
+    #[test]
+    fn a_refusal_fits_what_clients_accept_as_metadata() {
+        let refusals = [
+            Refusal::invalid("é".repeat(128), "é".repeat(100_000)),
+            Refusal::UnknownSource { name: "é".repeat(100_000), known: String::new() },
+        ];
+        for refusal in refusals {
+            let response = trailers_only(&refused(&refusal));
+            let bytes: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+            assert!(bytes < 8 * 1024, "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn what_passes_says_when_to_try_again() {
+        let response = trailers_only(&refused(&Refusal::Draining));
+        assert_eq!(response.headers()["grpc-status"], "14");
+        assert_eq!(response.headers()[RETRY_PUSHBACK_MS], "1000");
+        assert!(response.headers().contains_key("grpc-status-details-bin"));
+    }
+}

@@ -1,0 +1,218 @@
+//! What acts on a stream from outside its body: its deadline, a stall, a drain. hyper does not poll a body while the
+//! peer's window is shut, so nothing of this can live in the body.
+//!
+//! The run is released at once. A stream whose window is open then gets its status through the body; one that is
+//! stalled can be sent no trailers, so after a short grace its task is dropped, which resets the stream (CANCEL).
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use outflow_engine::{Closer, Leave};
+use parking_lot::Mutex;
+use pin_project_lite::pin_project;
+use slab::Slab;
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, Sleep},
+};
+use tokio_util::task::TaskTracker;
+
+/// How long a stream that is ended from outside has for taking its status before it is reset.
+pub(crate) const STATUS_GRACE: Duration = Duration::from_secs(1);
+/// How often stalled streams are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// The streams of one worker.
+pub(crate) struct Streams {
+    live: Mutex<Slab<Arc<StreamControl>>>,
+    tasks: TaskTracker,
+    /// Counts sweeps, from 1; a body notes it when it begins to wait for the transport.
+    sweep: Arc<AtomicU64>,
+    /// How long a reader may take nothing.
+    stall: Duration,
+}
+
+impl Streams {
+    pub(crate) fn new(stall: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            live: Mutex::default(),
+            tasks: TaskTracker::new(),
+            sweep: Arc::new(AtomicU64::new(1)),
+            stall,
+        })
+    }
+
+    /// A control for a stream that is about to begin, with the time by which it has to end.
+    pub(crate) fn control(&self, deadline: Option<Instant>) -> Arc<StreamControl> {
+        Arc::new(StreamControl {
+            sweep: self.sweep.clone(),
+            waiting_since: AtomicU64::new(0),
+            deadline,
+            state: Mutex::default(),
+        })
+    }
+
+    /// Runs `stream` to its end, or until its control ends it.
+    pub(crate) fn spawn<F>(self: &Arc<Self>, stream: F, control: Arc<StreamControl>)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let key = self.live.lock().insert(control.clone());
+        let timer = control.deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
+        let place = Place { streams: self.clone(), key };
+        let task = StreamTask { stream, timer, expired: false, control: control.clone(), place };
+        control.state.lock().task = Some(self.tasks.spawn(task).abort_handle());
+    }
+
+    /// Looks for stalled streams until dropped.
+    pub(crate) async fn sweep(&self) {
+        let sweeps_max = self.stall.as_secs().max(1);
+        let mut interval = tokio::time::interval(SWEEP_EVERY);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            let now = self.sweep.fetch_add(1, Ordering::Relaxed) + 1;
+            let stalled = |control: &StreamControl| {
+                let since = control.waiting_since.load(Ordering::Relaxed);
+                since != 0 && now - since > sweeps_max
+            };
+            for control in self.select(stalled) {
+                control.end(Leave::Stalled(self.stall));
+                control.reset();
+            }
+        }
+    }
+
+    /// Ends every stream for `cause`: with a status, or after [`STATUS_GRACE`] with a reset.
+    pub(crate) async fn end_all(&self, cause: Leave) {
+        for control in self.select(|_| true) {
+            control.end(cause);
+        }
+        self.tasks.close();
+        if tokio::time::timeout(STATUS_GRACE, self.tasks.wait()).await.is_err() {
+            for control in self.select(|control| control.state.lock().ended.is_some()) {
+                control.reset();
+            }
+        }
+    }
+
+    /// Collected, since ending a stream may take the lock again.
+    fn select(&self, wanted: impl Fn(&StreamControl) -> bool) -> Vec<Arc<StreamControl>> {
+        self.live.lock().iter().map(|(_, control)| control).filter(|control| wanted(control)).cloned().collect()
+    }
+}
+
+/// One stream, as seen from outside.
+pub(crate) struct StreamControl {
+    sweep: Arc<AtomicU64>,
+    /// The sweep in which the transport was handed a chunk and asked for none since; 0 while the body waits for its
+    /// run.
+    waiting_since: AtomicU64,
+    deadline: Option<Instant>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Ends the reader of the stream, once it has one.
+    closer: Option<Closer>,
+    ended: Option<Leave>,
+    task: Option<AbortHandle>,
+}
+
+impl StreamControl {
+    /// By when the stream has to end.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Puts the stream's reader under this control.
+    pub(super) fn attach(&self, closer: Closer) {
+        let mut state = self.state.lock();
+        match state.ended {
+            Some(cause) => closer.close(cause),
+            None => state.closer = Some(closer),
+        }
+    }
+
+    /// The body was asked for a chunk and has none: what follows is up to the run.
+    pub(super) fn waits_for_run(&self) {
+        self.waiting_since.store(0, Ordering::Relaxed);
+    }
+
+    /// The transport has a chunk: what follows is up to the peer.
+    pub(super) fn waits_for_transport(&self) {
+        self.waiting_since.store(self.sweep.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    fn end(&self, cause: Leave) {
+        let closer = {
+            let mut state = self.state.lock();
+            state.ended.get_or_insert(cause);
+            state.closer.take()
+        };
+        if let Some(closer) = closer {
+            closer.close(cause);
+        }
+    }
+
+    fn reset(&self) {
+        if let Some(task) = &self.state.lock().task {
+            task.abort();
+        }
+    }
+}
+
+/// A stream's place among those of its worker.
+struct Place {
+    streams: Arc<Streams>,
+    key: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.streams.live.lock().remove(self.key);
+    }
+}
+
+pin_project! {
+    /// A stream's task with its deadline.
+    struct StreamTask<F> {
+        #[pin]
+        stream: F,
+        timer: Option<Pin<Box<Sleep>>>,
+        expired: bool,
+        control: Arc<StreamControl>,
+        place: Place,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for StreamTask<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if let Some(timer) = this.timer
+            && timer.as_mut().poll(cx).is_ready()
+        {
+            if !*this.expired {
+                *this.expired = true;
+                this.control.end(Leave::Deadline);
+                timer.as_mut().reset(Instant::now() + STATUS_GRACE);
+            }
+            // The first time this sets the alarm for the grace; then it ends the stream.
+            if timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+        }
+        ready!(this.stream.poll(cx));
+        Poll::Ready(())
+    }
+}

@@ -1,0 +1,42 @@
+//! Outflow serves gRPC server-side streams: one request, many responses, each sent the moment it is ready.
+//!
+//! This is the library behind the `outflow` program: build a [`Server`], give it sources, and serve.
+//!
+//! ```no_run
+//! use outflow::{Job, Plan, Refusal, Request, Server, Source};
+//!
+//! struct Squares;
+//!
+//! impl Source for Squares {
+//!     fn plan(&self, request: &Request) -> Result<Plan, Refusal> {
+//!         let id = i64::from(request.id());
+//!         Ok(Plan::new().job(Job::new(async move |emitter| {
+//!             for n in 0..id {
+//!                 emitter.emit((n * n).to_string()).await?;
+//!             }
+//!             Ok(())
+//!         })))
+//!     }
+//! }
+//!
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> Result<(), outflow::ServeError> {
+//!     let server = Server::builder().default_source("squares", Squares).bind()?;
+//!     server.serve(async { _ = tokio::signal::ctrl_c().await }).await
+//! }
+//! ```
+
+pub mod cli;
+mod config;
+mod grpc;
+mod server;
+mod shutdown;
+pub mod source;
+mod transport;
+
+pub use outflow_engine::{
+    Cleanup, Code, EmitError, Emitter, Job, JobError, JobErrors, Limits, Payload, PayloadKind, Placement, Plan,
+    Principal, Refusal, Request, Source, Text,
+};
+pub use server::{Builder, Hurry, ServeError, Server};
+pub use transport::{BindError, Listen, TransportLimits};

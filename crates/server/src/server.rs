@@ -1,0 +1,303 @@
+//! The server: an engine behind listeners and workers, from binding its ports to its last connection. It knows when
+//! things start and end; what they do is theirs.
+
+use std::{
+    future::Future,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use outflow_engine::{Engine, Limits, Source};
+use tokio::{runtime::Runtime, sync::Semaphore, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+
+use crate::{
+    grpc::{STREAM_SERVICE, Services},
+    shutdown::Phases,
+    source::Simulate,
+    transport::{self, BindError, Listen, TransportLimits, Worker},
+};
+
+/// How long open streams and connections have for their end, once the server is told to stop.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// How long jobs and what cleans up after them (a process that ignores TERM) have after that.
+const CLEANUP_TIME: Duration = Duration::from_secs(4);
+/// How long they have once they are told to hurry.
+const KILL_TIME: Duration = Duration::from_secs(1);
+
+/// Why a server did not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// It cannot listen where it should.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The system gives no thread, no runtime, or takes a listener away.
+    #[error("cannot serve: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// A gRPC server for streams of responses.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), outflow::ServeError> {
+/// let server = outflow::Server::builder().bind()?;
+/// server.serve(async { _ = tokio::signal::ctrl_c().await }).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Server {
+    listeners: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+    engine: Arc<Engine>,
+    compute: Runtime,
+    limits: TransportLimits,
+    workers: usize,
+    hurry: Hurry,
+}
+
+/// Ends a server that is shutting down without waiting any longer.
+#[derive(Clone, Debug, Default)]
+pub struct Hurry(CancellationToken);
+
+impl Hurry {
+    /// Connections are dropped where they stand, and what jobs started is killed instead of asked to end.
+    pub fn now(&self) {
+        self.0.cancel();
+    }
+}
+
+/// Collects what a [`Server`] is made of.
+pub struct Builder {
+    listen: Vec<Listen>,
+    sources: Vec<(String, Arc<dyn Source>)>,
+    default_source: Option<String>,
+    limits: Limits,
+    transport: TransportLimits,
+    workers: usize,
+}
+
+impl Builder {
+    /// Listens there, and no longer on the default addresses, port 50005 on both loopback addresses.
+    #[must_use]
+    pub fn listen(mut self, listen: impl IntoIterator<Item = Listen>) -> Self {
+        self.listen = listen.into_iter().collect();
+        self
+    }
+
+    /// Adds a source. While there is none, [`Simulate`] answers every request.
+    #[must_use]
+    pub fn source(mut self, name: impl Into<String>, source: impl Source) -> Self {
+        self.sources.push((name.into(), Arc::new(source)));
+        self
+    }
+
+    /// Adds a source that answers every request which names none.
+    #[must_use]
+    pub fn default_source(mut self, name: impl Into<String>, source: impl Source) -> Self {
+        let name = name.into();
+        self.default_source = Some(name.clone());
+        self.source(name, source)
+    }
+
+    /// Bounds on requests, runs and memory.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Bounds on connections.
+    #[must_use]
+    pub fn transport_limits(mut self, limits: TransportLimits) -> Self {
+        self.transport = limits;
+        self
+    }
+
+    /// Threads that serve connections, at least 1; by default one for each core.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers.max(1);
+        self
+    }
+
+    /// Binds the ports. Nothing is accepted yet; peers that connect wait in the kernel's queue.
+    ///
+    /// # Errors
+    /// [`ServeError::Bind`] where an address cannot be had, [`ServeError::System`] where threads cannot.
+    pub fn bind(self) -> Result<Server, ServeError> {
+        let listeners = transport::bind(&self.listen)?;
+        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
+        let compute = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(self.workers)
+            .thread_name("outflow-jobs")
+            .enable_all()
+            .build()?;
+        let mut engine = Engine::builder(self.limits).compute(compute.handle().clone());
+        if self.sources.is_empty() {
+            engine = engine.default_source("simulate", Arc::new(Simulate::default()));
+        }
+        for (name, source) in self.sources {
+            let is_default = self.default_source.as_ref() == Some(&name);
+            engine = if is_default { engine.default_source(name, source) } else { engine.source(name, source) };
+        }
+        Ok(Server {
+            listeners,
+            addresses,
+            engine: Arc::new(engine.build()),
+            compute,
+            limits: self.transport,
+            workers: self.workers,
+            hurry: Hurry::default(),
+        })
+    }
+}
+
+impl Server {
+    /// Begins a server with the defaults.
+    pub fn builder() -> Builder {
+        Builder {
+            listen: Listen::loopback(),
+            sources: Vec::new(),
+            default_source: None,
+            limits: Limits::default(),
+            transport: TransportLimits::default(),
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    /// Where it listens, with the ports that the system chose where port 0 was asked for.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// A handle for whoever cannot wait for the end of a shutdown.
+    pub fn hurry(&self) -> Hurry {
+        self.hurry.clone()
+    }
+
+    /// Accepts and answers until `shutdown` resolves; then ends open streams with `UNAVAILABLE` and returns within a
+    /// bounded time: at the most 5 seconds for streams and 5 for what jobs leave behind.
+    ///
+    /// # Errors
+    /// [`ServeError::System`] where a thread cannot be started or a listener fails. A retry needs a new server.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let Self { listeners, engine, compute, limits, workers, hurry, .. } = self;
+        let phases = Phases::default();
+        let (health, services) = services(&engine).await;
+        let (workers, threads) = start_workers(workers, &services, &limits, &phases)?;
+
+        let places = Arc::new(Semaphore::new(limits.connections_max));
+        let mut accepting = JoinSet::new();
+        for listener in listeners {
+            accepting.spawn(transport::accept(
+                listener,
+                workers.clone(),
+                places.clone(),
+                limits.clone(),
+                phases.drain.clone(),
+            ));
+        }
+        tracing::info!("start server");
+        let served = tokio::select! {
+            () = shutdown => Ok(()),
+            Some(ended) = accepting.join_next() => ended.unwrap_or_else(|error| Err(std::io::Error::other(error))),
+        };
+
+        engine.drain();
+        health.set_service_status("", ServingStatus::NotServing).await;
+        health.set_service_status(STREAM_SERVICE, ServingStatus::NotServing).await;
+        phases.drain.cancel();
+        while accepting.join_next().await.is_some() {}
+        stop(&engine, &workers, &places, &limits, &phases, &hurry).await;
+        join(threads).await;
+        compute.shutdown_background();
+        Ok(served?)
+    }
+}
+
+/// Waits for connections and jobs to end, each for so long, and says what it had to abandon.
+async fn stop(
+    engine: &Engine,
+    workers: &[Worker],
+    places: &Semaphore,
+    limits: &TransportLimits,
+    phases: &Phases,
+    Hurry(hurry): &Hurry,
+) {
+    let all = u32::try_from(limits.connections_max).unwrap_or(u32::MAX);
+    if ended_in(DRAIN_TIME, places.acquire_many(all), hurry).await.is_none() {
+        let connections: usize = workers.iter().map(Worker::connections).sum();
+        tracing::warn!("{connections} connections had not ended and are dropped");
+    }
+    phases.abandon.cancel();
+    if ended_in(CLEANUP_TIME, engine.drained(), hurry).await.is_none() {
+        engine.hurry();
+        if ended_in(KILL_TIME, engine.drained(), &CancellationToken::new()).await.is_none() {
+            tracing::warn!("jobs did not stop and are abandoned");
+        }
+    }
+    phases.exit.cancel();
+}
+
+/// What `work` gives, unless that takes longer than `time` or there is no time at all.
+async fn ended_in<T>(time: Duration, work: impl Future<Output = T>, hurry: &CancellationToken) -> Option<T> {
+    tokio::select! {
+        biased;
+        ended = work => Some(ended),
+        () = tokio::time::sleep(time) => None,
+        () = hurry.cancelled() => None,
+    }
+}
+
+async fn services(engine: &Arc<Engine>) -> (tonic_health::server::HealthReporter, Services) {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status(STREAM_SERVICE, ServingStatus::Serving).await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(outflow_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let v1 = reflection().build_v1().expect("the descriptors are generated");
+    let v1alpha = reflection().build_v1alpha().expect("the descriptors are generated");
+    let routes = Routes::new(health_service).add_service(v1).add_service(v1alpha);
+    let names =
+        ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+    (health, Services::new(engine.clone(), routes, &names))
+}
+
+type Started = (Arc<[Worker]>, Vec<JoinHandle<()>>);
+
+fn start_workers(
+    count: usize,
+    services: &Services,
+    limits: &TransportLimits,
+    phases: &Phases,
+) -> std::io::Result<Started> {
+    let mut workers = Vec::with_capacity(count);
+    let mut threads = Vec::with_capacity(count);
+    for index in 0..count {
+        let (worker, thread) = Worker::start(index, services.clone(), limits.clone(), phases.clone())?;
+        workers.push(worker);
+        threads.push(thread);
+    }
+    Ok((workers.into(), threads))
+}
+
+/// Waits for threads that were told to end, off this runtime's own thread.
+async fn join(threads: Vec<JoinHandle<()>>) {
+    let joined = tokio::task::spawn_blocking(move || {
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker's thread panicked, which is a bug");
+            }
+        }
+    });
+    if joined.await.is_err() {
+        tracing::error!("waiting for the workers failed, which is a bug");
+    }
+}

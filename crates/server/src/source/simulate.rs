@@ -1,0 +1,320 @@
+//! `simulate`: the tutorial's simulated work, and the load generator. Each job waits, then emits; how many, how long
+//! and how large is set by the configuration and, within its bounds, by each request.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use outflow_engine::{Code, EmitError, Emitter, Job, JobError, Placement, Plan, Refusal, Request, Source, Text};
+use serde::Deserialize;
+
+/// What a request gets that says nothing else, and the most that any request may ask for.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct SimulateSettings {
+    /// Jobs of a run. Default 5.
+    pub jobs: u64,
+    /// Most jobs a request may ask for. Default 1,000.
+    pub jobs_max: u64,
+    /// Responses of each job. Default 1.
+    pub responses: u64,
+    /// Most responses of a job a request may ask for. Default 1,000,000,000.
+    pub responses_max: u64,
+    /// Job *n* waits *n* times this long before its first response. Default 1 s.
+    #[serde(with = "duration")]
+    pub step: Duration,
+    /// Longest step a request may ask for. Default 1 h.
+    #[serde(with = "duration")]
+    pub step_max: Duration,
+    /// Pause before each further response of a job, or, with `batch`, before each further batch. Default 0.
+    #[serde(with = "duration")]
+    pub every: Duration,
+    /// Longest pause a request may ask for. Default 1 h.
+    #[serde(with = "duration")]
+    pub every_max: Duration,
+    /// Bytes of padding behind the text of each response. Default 0.
+    pub size: u64,
+    /// Most padding a request may ask for, in bytes. Default 1 MiB.
+    pub size_max: u64,
+    /// How many responses a job hands over at once: 1 emits each by itself. Default 1.
+    pub batch: u64,
+    /// Largest batch a request may ask for. Default 1,024.
+    pub batch_max: u64,
+    /// The job that fails in place of its first response. Default none.
+    pub fail: Option<u64>,
+}
+
+impl Default for SimulateSettings {
+    fn default() -> Self {
+        Self {
+            jobs: 5,
+            jobs_max: 1_000,
+            responses: 1,
+            responses_max: 1_000_000_000,
+            step: Duration::from_secs(1),
+            step_max: Duration::from_hours(1),
+            every: Duration::ZERO,
+            every_max: Duration::from_hours(1),
+            size: 0,
+            size_max: 1024 * 1024,
+            batch: 1,
+            batch_max: 1_024,
+            fail: None,
+        }
+    }
+}
+
+impl SimulateSettings {
+    /// Whether the settings keep their own bounds.
+    ///
+    /// # Errors
+    /// The setting that does not, and its bound.
+    pub fn check(&self) -> Result<(), String> {
+        let numbers = [
+            ("jobs", self.jobs, self.jobs_max),
+            ("responses", self.responses, self.responses_max),
+            ("size", self.size, self.size_max),
+            ("batch", self.batch, self.batch_max),
+        ];
+        for (name, value, max) in numbers {
+            if value > max {
+                return Err(format!("{name} = {value} is more than {name}_max = {max}"));
+            }
+        }
+        for (name, value, max) in [("step", self.step, self.step_max), ("every", self.every, self.every_max)] {
+            if value > max {
+                return Err(format!("{name} = {} is more than {name}_max = {}", show(value), show(max)));
+            }
+        }
+        if self.batch == 0 {
+            return Err("batch = 0: it is at least 1".into());
+        }
+        Ok(())
+    }
+}
+
+/// Answers with simulated work.
+#[derive(Clone, Debug, Default)]
+pub struct Simulate {
+    settings: SimulateSettings,
+}
+
+impl Simulate {
+    /// Simulated work within these settings, which keep their own bounds ([`SimulateSettings::check`]).
+    pub fn new(settings: SimulateSettings) -> Self {
+        Self { settings }
+    }
+}
+
+impl Source for Simulate {
+    fn plan(&self, request: &Request) -> Result<Plan, Refusal> {
+        let work = Work::parse(&self.settings, request)?;
+        let id = request.id();
+        let jobs = (0..work.jobs).map(|n| {
+            let mut text = format!("Request #{n} For Id:{id}");
+            text.extend(std::iter::repeat_n('.', work.size as usize));
+            let (work, text, wait) = (work.clone(), Text::from(text), work.step * n as u32);
+            Job::new(move |emitter| job(emitter, work, n, text, wait))
+        });
+        // A job awaits its pauses, and otherwise does nothing but emit.
+        Ok(Plan::new().jobs(jobs).placement(Placement::Reader))
+    }
+}
+
+async fn job(emitter: Emitter, work: Work, n: u64, text: Text, wait: Duration) -> Result<(), JobError> {
+    pause(wait).await;
+    if work.fail == Some(n) {
+        return Err(JobError::new(Code::Internal, format_args!("job {n} failed, as `fail` asked it to")));
+    }
+    if work.batch == 1 {
+        one_by_one(&emitter, &work, &text).await?
+    } else {
+        in_batches(&emitter, &work, text).await?
+    }
+    Ok(())
+}
+
+async fn one_by_one(emitter: &Emitter, work: &Work, text: &Text) -> Result<(), EmitError> {
+    for n in 0..work.responses {
+        if n > 0 {
+            pause(work.every).await;
+        }
+        emitter.emit(text).await?;
+    }
+    Ok(())
+}
+
+async fn in_batches(emitter: &Emitter, work: &Work, text: Text) -> Result<(), EmitError> {
+    let batch = vec![text; work.batch.min(work.responses) as usize];
+    let mut left = work.responses as usize;
+    while left > 0 {
+        let now = left.min(batch.len());
+        emitter.emit_all(&batch[..now]).await?;
+        left -= now;
+        if left > 0 {
+            pause(work.every).await;
+        }
+    }
+    Ok(())
+}
+
+/// No time at all is not a turn of the timer, which would cost a millisecond.
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
+}
+
+/// What one request asks for, within the bounds.
+#[derive(Clone)]
+struct Work {
+    jobs: u64,
+    responses: u64,
+    step: Duration,
+    every: Duration,
+    size: u64,
+    batch: u64,
+    fail: Option<u64>,
+}
+
+impl Work {
+    fn parse(settings: &SimulateSettings, request: &Request) -> Result<Self, Refusal> {
+        let mut work = Self {
+            jobs: settings.jobs,
+            responses: settings.responses,
+            step: settings.step,
+            every: settings.every,
+            size: settings.size,
+            batch: settings.batch,
+            fail: settings.fail,
+        };
+        for (name, value) in request.parameters() {
+            let field = format!("parameters.{name}");
+            match name.as_str() {
+                "jobs" => work.jobs = number(field, value, 0, settings.jobs_max)?,
+                "responses" => work.responses = number(field, value, 0, settings.responses_max)?,
+                "size" => work.size = number(field, value, 0, settings.size_max)?,
+                "batch" => work.batch = number(field, value, 1, settings.batch_max)?,
+                "fail" => work.fail = Some(number(field, value, 0, settings.jobs_max)?),
+                "step" => work.step = time(field, value, settings.step_max)?,
+                "every" => work.every = time(field, value, settings.every_max)?,
+                _ => {
+                    let known = "simulate knows jobs, responses, step, every, size, batch and fail";
+                    return Err(Refusal::invalid(field, format_args!("is no parameter; {known}")));
+                }
+            }
+        }
+        if let Some(fail) = work.fail
+            && fail >= work.jobs
+        {
+            let problem = format!("is {fail}, but the jobs are numbered from 0 and there are {}", work.jobs);
+            return Err(Refusal::invalid("parameters.fail", problem));
+        }
+        Ok(work)
+    }
+}
+
+fn number(field: String, value: &str, min: u64, max: u64) -> Result<u64, Refusal> {
+    match u64::from_str(value) {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        Ok(number) => Err(Refusal::invalid(field, format_args!("is {number}; {min} to {max} is allowed"))),
+        Err(_) => Err(Refusal::invalid(
+            field,
+            format_args!("is {}; a whole number from {min} to {max} is wanted", Shown(value)),
+        )),
+    }
+}
+
+fn time(field: String, value: &str, max: Duration) -> Result<Duration, Refusal> {
+    match humantime::parse_duration(value) {
+        Ok(time) if time <= max => Ok(time),
+        Ok(time) => Err(Refusal::invalid(field, format_args!("is {}; at most {} is allowed", show(time), show(max)))),
+        Err(_) => {
+            Err(Refusal::invalid(field, format_args!("is {}; a time such as 250ms or 2s is wanted", Shown(value))))
+        }
+    }
+}
+
+fn show(time: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(time)
+}
+
+/// The beginning of what a stranger sent.
+struct Shown<'a>(&'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.0.floor_char_boundary(40);
+        write!(f, "{:?}{}", &self.0[..end], if end < self.0.len() { " and so on" } else { "" })
+    }
+}
+
+/// Durations in configuration files: `250ms`, `1s`, `5m`.
+mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, de::Error as _};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text)
+            .map_err(|_| D::Error::custom(format!("`{text}` is no time; write it as 250ms, 1s or 5m")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(parameters: &[(&str, &str)]) -> Option<(String, String)> {
+        let request =
+            parameters.iter().fold(Request::new(1), |request, (name, value)| request.parameter(*name, *value));
+        match Simulate::default().plan(&request) {
+            Ok(_) => None,
+            Err(Refusal::Invalid { field, problem }) => Some((field, problem)),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn every_parameter_has_a_bound_that_its_refusal_names() {
+        for (name, allowed, refused_value, bound) in [
+            ("jobs", "1000", "1001", "1000"),
+            ("responses", "1000000000", "1000000001", "1000000000"),
+            ("step", "1h", "61m", "1h"),
+            ("every", "1h", "3601s", "1h"),
+            ("size", "1048576", "1048577", "1048576"),
+            ("batch", "1024", "1025", "1024"),
+            ("batch", "1", "0", "1 to"),
+            ("fail", "4", "1001", "1000"),
+        ] {
+            assert_eq!(refused(&[(name, allowed)]), None, "{name}");
+            let (field, problem) = refused(&[(name, refused_value)]).expect(name);
+            assert_eq!(field, format!("parameters.{name}"));
+            assert!(problem.contains(bound), "{name}: {problem}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_value_or_no_parameter_is_refused_by_name() {
+        for (name, value) in [
+            ("jobs", "-1"),
+            ("jobs", ""),
+            ("jobs", "99999999999999999999"),
+            ("step", "1"),
+            ("step", "-1s"),
+            ("every", "soon"),
+            ("jbos", "1"),
+            ("fail", "5"),
+        ] {
+            let (field, _) = refused(&[(name, value)]).unwrap_or_else(|| panic!("{name}={value} was taken"));
+            assert_eq!(field, format!("parameters.{name}"));
+        }
+    }
+
+    #[test]
+    fn settings_keep_their_own_bounds() {
+        assert_eq!(SimulateSettings::default().check(), Ok(()));
+        let settings = SimulateSettings { jobs: 7, jobs_max: 6, ..SimulateSettings::default() };
+        assert_eq!(settings.check(), Err("jobs = 7 is more than jobs_max = 6".into()));
+    }
+}
