@@ -26,6 +26,7 @@ impl Budget {
 
     /// Whether more may be taken. Runs look before each large step and not at every byte, so the count may pass
     /// the limit by one block a run.
+    #[inline]
     pub fn has_room(&self) -> bool {
         // Relaxed: an estimate is all anybody needs, and nothing else is published through it.
         self.0.used.load(Ordering::Relaxed) < self.0.limit

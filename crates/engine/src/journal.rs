@@ -13,7 +13,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use smallvec::SmallVec;
 
-use crate::{Budget, JobError, Limits, source::JobIndex};
+use crate::{Budget, JobError, Limits, run::Part, source::JobIndex};
 
 /// The place of a response in its run: 1, 2, 3 … without gaps. Zero is the place before the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,7 +38,10 @@ const TAIL_BYTES_MIN: usize = 128;
 const PREFIX_BYTES: usize = 5;
 /// A frame without its payload is never longer: prefix, sequence (1 + 10), job (1 + 5), partial (2), payload tag and
 /// length (1 + 5).
-const HEAD_BYTES_MAX: usize = PREFIX_BYTES + 24;
+const HEAD_BYTES_MAX: usize = PREFIX_BYTES + 25;
+/// Where a head is put together: a power of two.
+const HEAD_BUFFER_BYTES: usize = 32;
+const _: () = assert!(HEAD_BYTES_MAX <= HEAD_BUFFER_BYTES && HEAD_BUFFER_BYTES.is_power_of_two());
 
 /// Field tags of `protobuf.Response`: number << 3 | wire type.
 mod tag {
@@ -213,31 +216,26 @@ impl Journal {
         self.appended
     }
 
-    /// Gives the response its number and writes its frame. Says whether that sealed a block.
+    /// Gives the response its number and writes its frame; what is shared with the journal is taken from `content`.
+    /// Says whether that sealed a block.
     #[inline]
-    pub(crate) fn append(&mut self, job: JobIndex, field: Field, content: Content<'_>, partial: bool) -> bool {
+    pub(crate) fn append(&mut self, job: JobIndex, field: Field, content: &mut Content<'_>, part: Part) -> bool {
         self.appended.0 += 1;
         let length = content.as_slice().len();
-        let (head, head_bytes) = frame_head(self.appended, job, field, length, partial);
+        let (head, head_bytes) = frame_head(self.appended, job, field, length, part);
         let frame_bytes = head_bytes + length;
 
-        if self.tail.len() + frame_bytes > BLOCK_BYTES && self.tail.len() > 0 {
-            self.seal(Sequence(self.appended.0 - 1));
+        if self.tail.bytes.capacity() - self.tail.bytes.len() < HEAD_BUFFER_BYTES + length {
+            self.make_place(length);
         }
-        let tail = &mut self.tail;
-        if tail.bytes.capacity() == 0 {
-            tail.bytes.reserve_exact(self.tail_capacity.max(HEAD_BYTES_MAX));
-        }
-        tail.bytes.extend_from_slice(&head[..head_bytes]);
+        let tail = &mut self.tail.bytes;
+        // A copy of fixed length, cut to what is used: a few instructions instead of a call.
+        let end = tail.len() + head_bytes;
+        tail.extend_from_slice(&head);
+        tail.truncate(end);
         match content {
-            Content::Shared(bytes) if length >= SHARE_BYTES_MIN => {
-                let head = std::mem::take(&mut tail.bytes);
-                let head_held = head.capacity();
-                tail.parts_bytes += head.len() + length;
-                tail.parts.push(self.budget.charge(head, head_held));
-                tail.parts.push(self.budget.charge(bytes, length));
-            }
-            content => tail.bytes.extend_from_slice(content.as_slice()),
+            Content::Shared(_) if length >= SHARE_BYTES_MIN => self.share(content),
+            content => tail.extend_from_slice(content.as_slice()),
         }
         self.held += frame_bytes;
         self.visible = self.appended;
@@ -248,10 +246,38 @@ impl Journal {
         full
     }
 
+    /// Place in the tail for a head and a payload of `length` bytes: in a new block, where this one would become too
+    /// long.
+    #[cold]
+    fn make_place(&mut self, length: usize) {
+        // What is shared needs no place.
+        let wanted = HEAD_BUFFER_BYTES + if length < SHARE_BYTES_MIN { length } else { 0 };
+        if self.tail.len() > 0 && self.tail.len() + wanted > BLOCK_BYTES {
+            self.seal(Sequence(self.appended.0 - 1));
+        }
+        let tail = &mut self.tail.bytes;
+        let grown = self.tail_capacity.max(tail.capacity() * 2).min(BLOCK_BYTES);
+        tail.reserve_exact(grown.saturating_sub(tail.len()).max(wanted));
+    }
+
+    /// Ends the tail's bytes with a frame's head, and puts the payload behind them as it is.
+    #[cold]
+    fn share(&mut self, content: &mut Content<'_>) {
+        let Content::Shared(payload) = std::mem::replace(content, Content::Borrowed(&[])) else {
+            unreachable!("only shared content is shared")
+        };
+        let tail = &mut self.tail;
+        let head = std::mem::take(&mut tail.bytes);
+        let (head_held, payload_bytes) = (head.capacity(), payload.len());
+        tail.parts_bytes += head.len() + payload_bytes;
+        tail.parts.push(self.budget.charge(head, head_held));
+        tail.parts.push(self.budget.charge(payload, payload_bytes));
+    }
+
     /// Appends the error with which `job` ended, room or not: it is short, and there is one a job.
     pub(crate) fn append_error(&mut self, job: JobIndex, error: &JobError) {
         let message = outflow_proto::protobuf::JobError { code: error.code.number(), message: error.message.clone() };
-        self.append(job, Field::Error, Content::Borrowed(&message.encode_to_vec()), false);
+        self.append(job, Field::Error, &mut Content::Borrowed(&message.encode_to_vec()), Part::Last);
     }
 
     /// The next chunk from `next` on, at most to `last_wanted`; `None` where nothing is visible yet. What it gives
@@ -297,45 +323,54 @@ fn frame_head(
     job: JobIndex,
     field: Field,
     length: usize,
-    partial: bool,
-) -> ([u8; HEAD_BYTES_MAX], usize) {
-    let mut head = [0; HEAD_BYTES_MAX];
-    let mut at = PREFIX_BYTES;
-    let mut put = |byte: u8| {
-        head[at] = byte;
-        at += 1;
-    };
-    put(tag::SEQUENCE);
-    varint(sequence.0, &mut put);
+    part: Part,
+) -> ([u8; HEAD_BUFFER_BYTES], usize) {
+    let mut head = Head { bytes: [0; HEAD_BUFFER_BYTES], at: PREFIX_BYTES };
+    head.put(tag::SEQUENCE);
+    head.put_varint(sequence.0);
     if job.0 != 0 {
-        put(tag::JOB);
-        varint(u64::from(job.0), &mut put);
+        head.put(tag::JOB);
+        head.put_varint(u64::from(job.0));
     }
-    if partial {
-        put(tag::PARTIAL);
-        put(1);
+    if part == Part::GoesOn {
+        head.put(tag::PARTIAL);
+        head.put(1);
     }
     if length > 0 {
-        put(match field {
+        head.put(match field {
             Field::Result => tag::RESULT,
             Field::Data => tag::DATA,
             Field::Error => tag::ERROR,
         });
-        varint(length as u64, &mut put);
+        head.put_varint(length as u64);
     }
-    let message_bytes = u32::try_from(at - PREFIX_BYTES + length).expect("payloads are split far below 4 GiB");
-    head[1..PREFIX_BYTES].copy_from_slice(&message_bytes.to_be_bytes());
-    (head, at)
+    let message_bytes = (head.at - PREFIX_BYTES + length) as u32;
+    head.bytes[1..PREFIX_BYTES].copy_from_slice(&message_bytes.to_be_bytes());
+    (head.bytes, head.at)
 }
 
-/// Base-128, least significant group first (protobuf's encoding guide, "Base 128 Varints").
-#[inline]
-fn varint(mut value: u64, put: &mut impl FnMut(u8)) {
-    while value >= 0x80 {
-        put(value as u8 | 0x80);
-        value >>= 7;
+struct Head {
+    bytes: [u8; HEAD_BUFFER_BYTES],
+    at: usize,
+}
+
+impl Head {
+    #[inline(always)]
+    fn put(&mut self, byte: u8) {
+        // The mask changes nothing, since no head is that long, and spares a check for each byte.
+        self.bytes[self.at & (HEAD_BUFFER_BYTES - 1)] = byte;
+        self.at += 1;
     }
-    put(value as u8);
+
+    /// Base-128, least significant group first (protobuf's encoding guide, "Base 128 Varints").
+    #[inline(always)]
+    fn put_varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.put(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.put(value as u8);
+    }
 }
 
 /// Longest payload of one response under `limits`, in bytes.
@@ -356,7 +391,7 @@ mod tests {
     }
 
     fn text(journal: &mut Journal, job: u32, text: &str) {
-        journal.append(JobIndex(job), Field::Result, Content::Borrowed(text.as_bytes()), false);
+        journal.append(JobIndex(job), Field::Result, &mut Content::Borrowed(text.as_bytes()), Part::Last);
     }
 
     /// What a client makes of the bytes.
@@ -390,7 +425,7 @@ mod tests {
         let mut journal = journal();
         text(&mut journal, 0, "one");
         text(&mut journal, 300, "");
-        journal.append(JobIndex(2), Field::Data, Content::Borrowed(&[0xff]), true);
+        journal.append(JobIndex(2), Field::Data, &mut Content::Borrowed(&[0xff]), Part::GoesOn);
         journal.append_error(JobIndex(1), &JobError::new(Code::NotFound, "gone"));
         let response = Response::default;
         let error = outflow_proto::protobuf::JobError { code: 5, message: "gone".into() };
@@ -407,7 +442,7 @@ mod tests {
 
     #[test]
     fn the_longest_head_fits_its_buffer() {
-        let (_, bytes) = frame_head(ALL, JobIndex(u32::MAX), Field::Data, 4 << 20, true);
+        let (_, bytes) = frame_head(ALL, JobIndex(u32::MAX), Field::Data, u32::MAX as usize, Part::GoesOn);
         assert!(bytes <= HEAD_BYTES_MAX, "{bytes}");
     }
 
@@ -419,7 +454,7 @@ mod tests {
         }
         let chunks = drain(&mut journal);
         assert!(chunks.iter().all(|chunk| chunk.len() <= BLOCK_BYTES));
-        assert!(chunks[..chunks.len() - 1].iter().all(|chunk| chunk.len() > BLOCK_BYTES - 64));
+        assert!(chunks[..chunks.len() - 1].iter().all(|chunk| chunk.len() > BLOCK_BYTES - 128));
         let responses = decode(chunks);
         assert_eq!(responses.len(), 10_000);
         for (n, response) in responses.iter().enumerate() {
@@ -434,7 +469,7 @@ mod tests {
         let large = Bytes::from(vec![7; SHARE_BYTES_MIN]);
         let small = Bytes::from(vec![7; SHARE_BYTES_MIN - 1]);
         for payload in [&large, &small] {
-            journal.append(JobIndex(0), Field::Data, Content::Shared(payload.clone()), false);
+            journal.append(JobIndex(0), Field::Data, &mut Content::Shared(payload.clone()), Part::Last);
         }
         let chunks = drain(&mut journal);
         let parts: Vec<Bytes> = chunks.iter().flat_map(|chunk| chunk.parts.iter().cloned()).collect();
@@ -450,7 +485,7 @@ mod tests {
         let large = Bytes::from(vec![1; SHARE_BYTES_MIN]);
         for _ in 0..2 {
             text(&mut journal, 0, "small");
-            journal.append(JobIndex(0), Field::Data, Content::Shared(large.clone()), false);
+            journal.append(JobIndex(0), Field::Data, &mut Content::Shared(large.clone()), Part::Last);
         }
         let whole = journal.take(Sequence(1), ALL).unwrap();
         for first in 1..=4 {

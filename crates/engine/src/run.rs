@@ -81,10 +81,20 @@ pub(crate) enum Attempt {
     Closed,
 }
 
+/// Whether a value is whole with this part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// It is.
+    Last,
+    /// It goes on in the job's next response.
+    GoesOn,
+}
+
 /// One execution of a plan. A plain run lives in memory for its one reader, and ends with it.
 pub struct Run {
     id: RunId,
     payload: PayloadKind,
+    field: Field,
     limits: Arc<Limits>,
     payload_bytes_max: usize,
     state: Mutex<State>,
@@ -132,6 +142,10 @@ impl Run {
         Self {
             id,
             payload: plan.payload,
+            field: match plan.payload {
+                PayloadKind::Text | PayloadKind::Lossy => Field::Result,
+                PayloadKind::Bytes => Field::Data,
+            },
             payload_bytes_max: payload_bytes_max(&limits),
             limits,
             state: Mutex::new(State {
@@ -151,41 +165,45 @@ impl Run {
         self.id
     }
 
-    /// `payload` as this run's kind has it.
+    /// Makes `payload` what this run's kind has.
     #[inline]
-    pub(crate) fn checked<'a>(&self, payload: Payload<'a>) -> Result<Payload<'a>, EmitError> {
-        if payload.is_text || self.payload == PayloadKind::Bytes {
-            return Ok(payload);
-        }
+    fn check(&self, payload: &mut Payload<'_>) -> Result<(), EmitError> {
+        if payload.is_text || self.payload == PayloadKind::Bytes { Ok(()) } else { self.check_text(payload) }
+    }
+
+    fn check_text(&self, payload: &mut Payload<'_>) -> Result<(), EmitError> {
         match (std::str::from_utf8(payload.content.as_slice()), self.payload) {
-            (Ok(_), _) => Ok(Payload { is_text: true, ..payload }),
+            (Ok(_), _) => payload.is_text = true,
             (Err(_), PayloadKind::Lossy) => {
-                Ok(String::from_utf8_lossy(payload.content.as_slice()).into_owned().into())
+                *payload = String::from_utf8_lossy(payload.content.as_slice()).into_owned().into();
             }
-            (Err(error), _) => Err(EmitError::NotText { at: error.valid_up_to() }),
+            (Err(error), _) => return Err(EmitError::NotText { at: error.valid_up_to() }),
         }
+        Ok(())
     }
 
     /// Appends `payload`, or its first part, which is then taken from it.
     #[inline]
-    pub(crate) fn append(&self, job: JobIndex, payload: &mut Payload<'_>, partial: bool) -> Attempt {
+    pub(crate) fn append(&self, job: JobIndex, payload: &mut Payload<'_>, part: Part) -> Result<Attempt, EmitError> {
+        self.check(payload)?;
         let mut state = self.state.lock();
         if let Some(refused) = self.refuse(&state) {
-            return refused;
+            return Ok(refused);
         }
-        let length = payload.content.as_slice().len();
-        let (content, whole) = if length <= self.payload_bytes_max {
-            (std::mem::replace(&mut payload.content, Content::Borrowed(&[])), true)
+        let attempt = if payload.content.as_slice().len() <= self.payload_bytes_max {
+            let sealed = state.journal.append(job, self.field, &mut payload.content, part);
+            Attempt::Appended { sealed }
         } else {
-            (self.split_first(payload), false)
+            let mut first = self.split_first(payload);
+            state.journal.append(job, self.field, &mut first, Part::GoesOn);
+            Attempt::TooLong
         };
-        let sealed = state.journal.append(job, self.field(), content, partial || !whole);
         let waker = state.reader.waker.take();
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
         }
-        if whole { Attempt::Appended { sealed } } else { Attempt::TooLong }
+        Ok(attempt)
     }
 
     /// Appends from the front of `payloads` under one lock, and says how many and what stopped it there.
@@ -202,17 +220,16 @@ impl Run {
                 outcome = Ok(Some(refused));
                 break;
             }
-            match self.checked(payload.into()) {
-                Ok(payload) if payload.content.as_slice().len() > self.payload_bytes_max => {
-                    outcome = Ok(Some(Attempt::TooLong));
-                    break;
-                }
-                Ok(payload) => any_sealed |= state.journal.append(job, self.field(), payload.content, false),
-                Err(error) => {
-                    outcome = Err(error);
-                    break;
-                }
+            let mut payload = payload.into();
+            if let Err(error) = self.check(&mut payload) {
+                outcome = Err(error);
+                break;
             }
+            if payload.content.as_slice().len() > self.payload_bytes_max {
+                outcome = Ok(Some(Attempt::TooLong));
+                break;
+            }
+            any_sealed |= state.journal.append(job, self.field, &mut payload.content, Part::Last);
             taken += 1;
         }
         let waker = if taken > 0 { state.reader.waker.take() } else { None };
@@ -247,13 +264,6 @@ impl Run {
             Some(Attempt::Full)
         } else {
             None
-        }
-    }
-
-    fn field(&self) -> Field {
-        match self.payload {
-            PayloadKind::Text | PayloadKind::Lossy => Field::Result,
-            PayloadKind::Bytes => Field::Data,
         }
     }
 

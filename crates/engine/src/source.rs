@@ -9,7 +9,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Code, JobError, Refusal, Request,
     journal::{Content, SHARE_BYTES_MIN},
-    run::{Attempt, Run},
+    run::{Attempt, Part, Run},
 };
 
 /// What answers requests: it turns each into a plan, checked before any of its jobs starts.
@@ -180,6 +180,7 @@ pub struct Payload<'a> {
 macro_rules! payload_from {
     ($($from:ty, $is_text:literal, $value:ident => $content:expr;)*) => {$(
         impl<'a> From<$from> for Payload<'a> {
+            #[inline]
             fn from($value: $from) -> Self {
                 Self { content: $content, is_text: $is_text }
             }
@@ -211,6 +212,7 @@ impl From<String> for Text {
 }
 
 impl<'a> From<&'a Text> for Payload<'a> {
+    #[inline]
     fn from(Text(bytes): &'a Text) -> Self {
         let content =
             if bytes.len() < SHARE_BYTES_MIN { Content::Borrowed(bytes) } else { Content::Shared(bytes.clone()) };
@@ -272,8 +274,14 @@ impl Emitter {
     ///
     /// # Cancel safety
     /// Dropped while it waits, it has emitted nothing, or of a long payload its first parts.
+    #[inline]
     pub async fn emit(&self, payload: impl Into<Payload<'_>>) -> Result<(), EmitError> {
-        self.emit_value(payload.into(), false).await
+        let mut payload = payload.into();
+        // Nearly always all there is to do, and then without a second future.
+        match self.run.append(self.job, &mut payload, Part::Last)? {
+            Attempt::Appended { sealed: false } => Ok(()),
+            attempt => self.emit_on(payload, Part::Last, attempt).await,
+        }
     }
 
     /// Emits a piece of a value that goes on in this job's next response. The last piece is given to
@@ -282,7 +290,9 @@ impl Emitter {
     /// # Errors
     /// As [`Emitter::emit`]. Each piece of text must be UTF-8 by itself.
     pub async fn emit_partial(&self, payload: impl Into<Payload<'_>>) -> Result<(), EmitError> {
-        self.emit_value(payload.into(), true).await
+        let mut payload = payload.into();
+        let attempt = self.run.append(self.job, &mut payload, Part::GoesOn)?;
+        self.emit_on(payload, Part::GoesOn, attempt).await
     }
 
     /// Emits many responses, several under one lock: the cheapest way where they are ready together.
@@ -304,7 +314,7 @@ impl Emitter {
                 Attempt::Appended { sealed } => self.take_turns(sealed).await,
                 Attempt::Full => self.run.room().await,
                 Attempt::TooLong => {
-                    self.emit_value((&rest[0]).into(), false).await?;
+                    self.emit(&rest[0]).await?;
                     rest = &rest[1..];
                 }
                 Attempt::Closed => return Err(EmitError::Closed),
@@ -318,10 +328,10 @@ impl Emitter {
         self.cleanup.clone()
     }
 
-    async fn emit_value(&self, payload: Payload<'_>, partial: bool) -> Result<(), EmitError> {
-        let mut payload = self.run.checked(payload)?;
+    /// Goes on with a payload after the first attempt at it.
+    async fn emit_on(&self, mut payload: Payload<'_>, part: Part, mut attempt: Attempt) -> Result<(), EmitError> {
         loop {
-            match self.run.append(self.job, &mut payload, partial) {
+            match attempt {
                 Attempt::Appended { sealed } => {
                     self.take_turns(sealed).await;
                     return Ok(());
@@ -331,6 +341,7 @@ impl Emitter {
                 Attempt::Full => self.run.room().await,
                 Attempt::Closed => return Err(EmitError::Closed),
             }
+            attempt = self.run.append(self.job, &mut payload, part)?;
         }
     }
 

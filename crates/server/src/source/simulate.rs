@@ -135,7 +135,7 @@ async fn job(emitter: Emitter, work: Work, n: u64, text: Text, wait: Duration) -
 
 async fn one_by_one(emitter: &Emitter, work: &Work, text: &Text) -> Result<(), EmitError> {
     for n in 0..work.responses {
-        if n > 0 {
+        if n > 0 && !work.every.is_zero() {
             pause(work.every).await;
         }
         emitter.emit(text).await?;
