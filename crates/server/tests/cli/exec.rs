@@ -1,0 +1,152 @@
+//! A command as the source: its lines as they are written, its end, and that nothing of it is left.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+
+use crate::program::{Server, outflow, processes_with, text, wait, within};
+
+fn all_gone(marker: &str) -> bool {
+    within(Duration::from_secs(8), || (processes_with(marker) == 0).then_some(())).is_some()
+}
+
+#[test]
+fn each_line_is_a_response_the_moment_it_is_written() {
+    let server = Server::start(&["--", "sh", "-c", "echo first {id}; sleep 1h & wait; : instant-lines"]);
+    let mut child = outflow(&["fetch", "-5", "--server", &server.address]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut first).unwrap();
+    assert_eq!(first, "first -5\n");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(all_gone("instant-lines"), "its shell is left");
+}
+
+#[test]
+fn arguments_stay_arguments_whatever_the_id() {
+    let server = Server::start(&["--", "printf", "%s|", "a{id}b", "{id}{id}", "$HOME; {x} {print $1}"]);
+    let (output, _) = server.fetch(&["-1"]);
+    assert_eq!(text(&output.stdout), "a-1b|-1-1|$HOME; {x} {print $1}|\n");
+}
+
+#[test]
+fn a_failing_exit_is_the_jobs_error_with_the_last_lines_of_stderr() {
+    let server = Server::start(&["--", "sh", "-c", "echo good; echo bad >&2; echo worse >&2; exit 3"]);
+    let (output, _) = server.fetch(&["1", "--format", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let lines: Vec<serde_json::Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["result"], "good");
+    assert_eq!(lines[1]["error"]["message"], "`sh` exited with status 3: bad\nworse");
+    assert!(text(&output.stderr).contains("exited with status 3"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_reader_who_leaves_ends_the_whole_group() {
+    let script = "sleep 3601 & (sleep 3602 & wait) & echo started; wait; : whole-group";
+    for (leave, said) in [
+        (&["--limit", "1"][..], "reader had enough after response 1, 1 job stopped"),
+        (&["--within", "500ms"], "the reader's deadline passed after response 1, 1 job stopped"),
+    ] {
+        let server = Server::start(&["--", "sh", "-c", script]);
+        let (output, _) = server.fetch(&[&["1"][..], leave].concat());
+        assert_eq!(text(&output.stdout), "started\n");
+        server.line(said);
+        assert!(all_gone("whole-group"), "the shell is left");
+        assert!(all_gone("sleep\u{0}360"), "a grandchild is left");
+    }
+}
+
+#[test]
+fn the_end_of_the_server_ends_the_command_also_one_that_ignores_term() {
+    let script = "trap '' TERM; echo started; while :; do sleep 0.1; done; : ignores-term";
+    let mut server = Server::start(&["--", "sh", "-c", script]);
+    let mut client = outflow(&["fetch", "1", "--server", &server.address])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert!(within(Duration::from_secs(5), || (processes_with("ignores-term") > 0).then_some(())).is_some());
+    server.signal(Signal::TERM);
+    let (status, took) = server.wait();
+    assert!(status.success() && took < Duration::from_secs(8), "{status} after {took:?}");
+    assert_eq!(processes_with("ignores-term"), 0, "nothing is left when the server has ended");
+    wait(&mut client);
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_the_grace() {
+    let script = "trap '' TERM; echo started; while :; do sleep 0.1; done; : second-signal";
+    let mut server = Server::start(&["--", "sh", "-c", script]);
+    let mut client = outflow(&["fetch", "1", "--server", &server.address])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert!(within(Duration::from_secs(5), || (processes_with("second-signal") > 0).then_some(())).is_some());
+    server.signal(Signal::INT);
+    server.line("send error: server is shutting down");
+    server.signal(Signal::INT);
+    let (status, took) = server.wait();
+    assert!(status.success() && took < Duration::from_millis(1_900), "{status} after {took:?}");
+    assert_eq!(processes_with("second-signal"), 0);
+    wait(&mut client);
+}
+
+#[test]
+fn a_command_that_ends_leaves_nothing_of_its_group() {
+    let server = Server::start(&["--", "sh", "-c", "sleep 3603 >/dev/null 2>&1 & echo done"]);
+    let (output, _) = server.fetch(&["1"]);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), "done\n"));
+    assert!(all_gone("sleep\u{0}3603"), "what it left in the background is left");
+}
+
+#[test]
+fn output_without_line_ends_comes_in_parts_that_are_text() {
+    let script = "i=0; while [ $i -lt 20000 ]; do printf '%s' 'aé€😀aé€😀aé€😀aé€😀aé€😀aé€😀'; i=$((i+1)); done";
+    let server = Server::start(&["--", "sh", "-c", script]);
+    let (output, _) = server.fetch(&["1"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout).trim_end(), "aé€😀".repeat(6 * 20_000));
+    let (output, _) = server.fetch(&["1", "--format", "json"]);
+    assert!(text(&output.stdout).contains(r#""partial":true"#));
+}
+
+#[test]
+fn what_is_no_text_fails_and_says_what_to_do() {
+    let server = Server::start(&["--", "printf", r"fine\n\377\n"]);
+    let (output, _) = server.fetch(&["1"]);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), "fine\n"));
+    assert!(text(&output.stderr).contains(r#"payload = "bytes""#), "{}", text(&output.stderr));
+}
+
+#[test]
+fn bulky_output_arrives_whole_in_flat_memory_also_at_a_slow_reader() {
+    let server = Server::start(&["--", "seq", "1000000"]);
+    let (output, _) = server.fetch(&["1"]);
+    let expected: String = (1..=1_000_000).map(|n| format!("{n}\n")).collect();
+    assert!(output.stdout == expected.as_bytes(), "{} bytes", output.stdout.len());
+
+    let before = server.memory_kib("VmRSS");
+    let mut child = outflow(&["fetch", "1", "--server", &server.address]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut first = [0; 2];
+    stdout.read_exact(&mut first).unwrap();
+    // Nobody takes the rest for a while: the command stands still in its pipe.
+    let until = Instant::now() + Duration::from_millis(500);
+    let mut peak = 0;
+    within(Duration::from_secs(1), || {
+        peak = peak.max(server.memory_kib("VmRSS"));
+        (Instant::now() > until).then_some(())
+    });
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert!(wait(&mut child).success());
+    assert!(text(&first).to_owned() + &rest == expected, "{} bytes", rest.len());
+    assert!(peak < before + 16 * 1024, "from {before} to {peak} KiB");
+}

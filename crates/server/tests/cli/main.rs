@@ -1,0 +1,7 @@
+//! The program itself, run as its users run it: real processes, real signals, real pipes.
+
+mod demo;
+mod exec;
+mod fetch;
+mod program;
+mod serve;
