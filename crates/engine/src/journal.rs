@@ -355,6 +355,7 @@ struct Head {
 }
 
 impl Head {
+    #[expect(clippy::inline_always, reason = "a call for each byte is dearer than the byte; measured")]
     #[inline(always)]
     fn put(&mut self, byte: u8) {
         // The mask changes nothing, since no head is that long, and spares a check for each byte.
@@ -363,6 +364,7 @@ impl Head {
     }
 
     /// Base-128, least significant group first (protobuf's encoding guide, "Base 128 Varints").
+    #[expect(clippy::inline_always, reason = "as `put`")]
     #[inline(always)]
     fn put_varint(&mut self, mut value: u64) {
         while value >= 0x80 {

@@ -352,10 +352,10 @@ impl Run {
         let jobs = if jobs_stopped == 1 { "job" } else { "jobs" };
         match left {
             Some(Leave::Enough) => {
-                tracing::info!("reader had enough after response {after}, {jobs_stopped} {jobs} stopped")
+                tracing::info!("reader had enough after response {after}, {jobs_stopped} {jobs} stopped");
             }
             Some(cause) => {
-                tracing::warn!("send error: {cause} after response {after}, {jobs_stopped} {jobs} stopped")
+                tracing::warn!("send error: {cause} after response {after}, {jobs_stopped} {jobs} stopped");
             }
             None => {}
         }

@@ -30,7 +30,7 @@ enum Failed {
 }
 
 impl Demo {
-    pub(super) fn run(self, filter: &log::Filter) -> Exit {
+    pub(super) fn run(filter: &log::Filter) -> Exit {
         let _log = log::start(filter, io::stdout());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         match runtime.map_err(Failed::from).and_then(|runtime| runtime.block_on(demonstrate())) {

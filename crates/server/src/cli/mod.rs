@@ -60,7 +60,7 @@ pub fn run() -> ExitCode {
     let exit = match arguments.command {
         Command::Serve(serve) => serve.run(&arguments.log),
         Command::Fetch(fetch) => fetch.run(&arguments.log),
-        Command::Demo(demo) => demo.run(&arguments.log),
+        Command::Demo(demo::Demo {}) => demo::Demo::run(&arguments.log),
     };
     exit.into()
 }

@@ -232,14 +232,3 @@ impl Progress {
         if self.bar.elapsed() < PROGRESS_AFTER { self.bar.finish_and_clear() } else { self.bar.finish() }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn json(response: &Response) -> String {
-        let mut out = Vec::new();
-        print_json(&mut out, response).unwrap();
-        String::from_utf8(out).unwrap()
-    }
-}

@@ -34,7 +34,7 @@ leaves, the command and all it started get TERM, and KILL two seconds later.
 On SIGINT or SIGTERM open streams end with UNAVAILABLE, and the program within ten seconds; a second signal ends it at
 once. Exit codes: 0 stopped by a signal, 1 it could not serve, 2 usage.")]
 pub(super) struct Serve {
-    /// Listen here, again for more; without it on port 50005 of 127.0.0.1 and [::1]
+    /// Listen here, again for more; without it on port 50005 of both loopback addresses
     #[arg(long, value_name = "IP:PORT")]
     listen: Vec<String>,
     /// Read this configuration file (TOML)

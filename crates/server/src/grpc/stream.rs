@@ -60,7 +60,7 @@ impl Streams {
     }
 
     /// Runs `stream` to its end, or until its control ends it.
-    pub(crate) fn spawn<F>(self: &Arc<Self>, stream: F, control: Arc<StreamControl>)
+    pub(crate) fn spawn<F>(self: &Arc<Self>, stream: F, control: &Arc<StreamControl>)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -68,7 +68,8 @@ impl Streams {
         let timer = control.deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
         let place = Place { streams: self.clone(), key };
         let task = StreamTask { stream, timer, expired: false, control: control.clone(), place };
-        control.state.lock().task = Some(self.tasks.spawn(task).abort_handle());
+        let task = self.tasks.spawn(task).abort_handle();
+        control.state.lock().task = Some(task);
     }
 
     /// Looks for stalled streams until dropped.

@@ -153,6 +153,6 @@ where
 {
     fn execute(&self, stream: F) {
         let control = self.next.lock().take().expect("hyper calls the service before the executor");
-        self.streams.spawn(stream, control);
+        self.streams.spawn(stream, &control);
     }
 }

@@ -41,13 +41,10 @@ fn read_all(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>>
 
 /// How `child` ended; it is killed where it does not end in time.
 pub(crate) fn wait(child: &mut Child) -> ExitStatus {
-    match within(PATIENCE, || child.try_wait().unwrap()) {
-        Some(status) => status,
-        None => {
-            child.kill().unwrap();
-            panic!("it did not end within {PATIENCE:?}: {:?}", child.wait());
-        }
-    }
+    within(PATIENCE, || child.try_wait().unwrap()).unwrap_or_else(|| {
+        child.kill().unwrap();
+        panic!("it did not end within {PATIENCE:?}: {:?}", child.wait());
+    })
 }
 
 /// What `look` finds, as soon as it finds something, for so long.
