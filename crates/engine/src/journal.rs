@@ -39,7 +39,7 @@ const PREFIX_BYTES: usize = 5;
 /// A frame without its payload is never longer: prefix, sequence (1 + 10), job (1 + 5), partial (2), payload tag and
 /// length (1 + 5).
 const HEAD_BYTES_MAX: usize = PREFIX_BYTES + 25;
-/// Where a head is put together: a power of two.
+/// Place for a head while it is written: a power of two.
 const HEAD_BUFFER_BYTES: usize = 32;
 const _: () = assert!(HEAD_BYTES_MAX <= HEAD_BUFFER_BYTES && HEAD_BUFFER_BYTES.is_power_of_two());
 
@@ -155,9 +155,12 @@ impl Chunk {
 /// The block that is being written.
 #[derive(Default)]
 struct Tail {
-    /// The end of the block: frames, or the head of the next shared payload.
-    bytes: Vec<u8>,
-    /// What came before `bytes` in this block.
+    /// The end of the block: frames, or the head of the next shared payload. It is as long as there is place, so that a
+    /// frame is written by stores and nothing else.
+    buffer: Vec<u8>,
+    /// Bytes of `buffer` that are written.
+    used: usize,
+    /// What comes before `buffer` in this block.
     parts: SmallVec<[Bytes; 1]>,
     /// Bytes in `parts`.
     parts_bytes: usize,
@@ -165,7 +168,16 @@ struct Tail {
 
 impl Tail {
     fn len(&self) -> usize {
-        self.parts_bytes + self.bytes.len()
+        self.parts_bytes + self.used
+    }
+
+    /// Ends `buffer` where it is written, as a part.
+    fn end_part(&mut self, budget: &Budget) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.truncate(std::mem::take(&mut self.used));
+        let held = buffer.capacity();
+        self.parts_bytes += buffer.len();
+        self.parts.push(budget.charge(buffer, held));
     }
 }
 
@@ -222,22 +234,21 @@ impl Journal {
     pub(crate) fn append(&mut self, job: JobIndex, field: Field, content: &mut Content<'_>, part: Part) -> bool {
         self.appended.0 += 1;
         let length = content.as_slice().len();
-        let (head, head_bytes) = frame_head(self.appended, job, field, length, part);
-        let frame_bytes = head_bytes + length;
-
-        if self.tail.bytes.capacity() - self.tail.bytes.len() < HEAD_BUFFER_BYTES + length {
+        if self.tail.buffer.len() - self.tail.used < HEAD_BUFFER_BYTES + length {
             self.make_place(length);
         }
-        let tail = &mut self.tail.bytes;
-        // A copy of fixed length, cut to what is used: a few instructions instead of a call.
-        let end = tail.len() + head_bytes;
-        tail.extend_from_slice(&head);
-        tail.truncate(end);
+        let tail = &mut self.tail;
+        let place = tail.buffer[tail.used..].first_chunk_mut().expect("there is place for a head");
+        let head_bytes = write_head(place, self.appended, job, field, length, part);
+        tail.used += head_bytes;
         match content {
             Content::Shared(_) if length >= SHARE_BYTES_MIN => self.share(content),
-            content => tail.extend_from_slice(content.as_slice()),
+            content => {
+                tail.buffer[tail.used..][..length].copy_from_slice(content.as_slice());
+                tail.used += length;
+            }
         }
-        self.held += frame_bytes;
+        self.held += head_bytes + length;
         self.visible = self.appended;
         let full = self.tail.len() >= BLOCK_BYTES;
         if full {
@@ -255,23 +266,27 @@ impl Journal {
         if self.tail.len() > 0 && self.tail.len() + wanted > BLOCK_BYTES {
             self.seal(Sequence(self.appended.0 - 1));
         }
-        let tail = &mut self.tail.bytes;
-        let grown = self.tail_capacity.max(tail.capacity() * 2).min(BLOCK_BYTES);
-        tail.reserve_exact(grown.saturating_sub(tail.len()).max(wanted));
+        let Tail { buffer, used, .. } = &mut self.tail;
+        let grown = self.tail_capacity.max(buffer.len() * 2).min(BLOCK_BYTES).max(*used + wanted);
+        if buffer.is_empty() {
+            // Zeroed by the allocator, which often has nothing to do for it.
+            *buffer = vec![0; grown];
+        } else {
+            buffer.reserve_exact(grown - buffer.len());
+            buffer.resize(grown, 0);
+        }
     }
 
-    /// Ends the tail's bytes with a frame's head, and puts the payload behind them as it is.
+    /// Ends the tail's buffer with a frame's head, and puts the payload behind it as it is.
     #[cold]
     fn share(&mut self, content: &mut Content<'_>) {
         let Content::Shared(payload) = std::mem::replace(content, Content::Borrowed(&[])) else {
             unreachable!("only shared content is shared")
         };
-        let tail = &mut self.tail;
-        let head = std::mem::take(&mut tail.bytes);
-        let (head_held, payload_bytes) = (head.capacity(), payload.len());
-        tail.parts_bytes += head.len() + payload_bytes;
-        tail.parts.push(self.budget.charge(head, head_held));
-        tail.parts.push(self.budget.charge(payload, payload_bytes));
+        self.tail.end_part(&self.budget);
+        let bytes = payload.len();
+        self.tail.parts_bytes += bytes;
+        self.tail.parts.push(self.budget.charge(payload, bytes));
     }
 
     /// Appends the error with which `job` ended, room or not: it is short, and there is one a job.
@@ -304,28 +319,31 @@ impl Journal {
 
     /// Ends the tail after `last`; the next response begins a new block.
     fn seal(&mut self, last: Sequence) {
-        let Tail { bytes, mut parts, .. } = std::mem::take(&mut self.tail);
-        self.tail_capacity = (bytes.len() * 2).clamp(TAIL_BYTES_MIN, BLOCK_BYTES);
-        if !bytes.is_empty() {
-            let held = bytes.capacity();
-            parts.push(self.budget.charge(bytes, held));
+        self.tail_capacity = (self.tail.used * 2).clamp(TAIL_BYTES_MIN, BLOCK_BYTES);
+        if self.tail.used > 0 {
+            self.tail.end_part(&self.budget);
         }
+        let Tail { parts, .. } = std::mem::take(&mut self.tail);
         let first = Sequence(self.sealed.0 + 1);
         self.blocks.push_back(Chunk { first, last, parts });
         self.sealed = last;
     }
 }
 
-/// The frame up to its payload, and how many bytes of it are used.
+/// Writes a frame up to its payload to `place`, and says how many bytes that took.
+///
+/// Byte by byte to where it stays: put together elsewhere and copied, it cost twice as much, since a processor cannot
+/// forward many small stores to a large load.
 #[inline]
-fn frame_head(
+fn write_head(
+    place: &mut [u8; HEAD_BUFFER_BYTES],
     sequence: Sequence,
     job: JobIndex,
     field: Field,
     length: usize,
     part: Part,
-) -> ([u8; HEAD_BUFFER_BYTES], usize) {
-    let mut head = Head { bytes: [0; HEAD_BUFFER_BYTES], at: PREFIX_BYTES };
+) -> usize {
+    let mut head = Head { place, at: PREFIX_BYTES };
     head.put(tag::SEQUENCE);
     head.put_varint(sequence.0);
     if job.0 != 0 {
@@ -345,21 +363,23 @@ fn frame_head(
         head.put_varint(length as u64);
     }
     let message_bytes = (head.at - PREFIX_BYTES + length) as u32;
-    head.bytes[1..PREFIX_BYTES].copy_from_slice(&message_bytes.to_be_bytes());
-    (head.bytes, head.at)
+    // The compressed flag.
+    head.place[0] = 0;
+    head.place[1..PREFIX_BYTES].copy_from_slice(&message_bytes.to_be_bytes());
+    head.at
 }
 
-struct Head {
-    bytes: [u8; HEAD_BUFFER_BYTES],
+struct Head<'a> {
+    place: &'a mut [u8; HEAD_BUFFER_BYTES],
     at: usize,
 }
 
-impl Head {
+impl Head<'_> {
     #[expect(clippy::inline_always, reason = "a call for each byte is dearer than the byte; measured")]
     #[inline(always)]
     fn put(&mut self, byte: u8) {
         // The mask changes nothing, since no head is that long, and spares a check for each byte.
-        self.bytes[self.at & (HEAD_BUFFER_BYTES - 1)] = byte;
+        self.place[self.at & (HEAD_BUFFER_BYTES - 1)] = byte;
         self.at += 1;
     }
 
@@ -444,7 +464,8 @@ mod tests {
 
     #[test]
     fn the_longest_head_fits_its_buffer() {
-        let (_, bytes) = frame_head(ALL, JobIndex(u32::MAX), Field::Data, u32::MAX as usize, Part::GoesOn);
+        let mut place = [0; HEAD_BUFFER_BYTES];
+        let bytes = write_head(&mut place, ALL, JobIndex(u32::MAX), Field::Data, u32::MAX as usize, Part::GoesOn);
         assert!(bytes <= HEAD_BYTES_MAX, "{bytes}");
     }
 

@@ -47,7 +47,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             response_bytes_max: 1024 * 1024,
-            window_bytes: 128 * 1024,
+            window_bytes: 96 * 1024,
             window_bytes_min: 16 * 1024,
             budget_bytes: 256 * 1024 * 1024,
             runs_max: 100_000,

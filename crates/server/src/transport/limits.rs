@@ -40,7 +40,7 @@ impl Default for TransportLimits {
         Self {
             connections_max: 10_000,
             streams_per_connection: 1_024,
-            send_buffer_bytes: 128 * 1024,
+            send_buffer_bytes: 64 * 1024,
             unsent_bytes: 128 * 1024,
             header_bytes_max: 16 * 1024,
             preface_time: Duration::from_secs(10),

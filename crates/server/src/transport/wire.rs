@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes that are gathered before they are written out in the middle of a step.
-const GATHER_BYTES: usize = 128 * 1024;
+const GATHER_BYTES: usize = 80 * 1024;
 /// A step that begins with a write of this size is likely to fill the buffer.
 const BULKY_BYTES_MIN: usize = 8 * 1024;
 /// A write from here on is not copied but goes out behind what is gathered, in one vectored write.
