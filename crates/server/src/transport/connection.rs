@@ -28,8 +28,8 @@ use crate::{
 /// What a peer may send on a stream before it is read: HTTP/2's default, since requests are small.
 const RECEIVE_WINDOW_BYTES: u32 = 64 * 1024;
 
-/// How long a peer has for taking the last bytes of its connection.
-const LAST_BYTES_TIME: Duration = Duration::from_secs(1);
+/// How long a peer has for taking the last bytes of its connection and ending it, too.
+const FAREWELL_TIME: Duration = Duration::from_secs(1);
 
 /// Serves one connection until it ends, is drained, or its task is dropped.
 pub(crate) async fn serve<S>(
@@ -84,9 +84,9 @@ pub(crate) async fn serve<S>(
             }
         }
     }
-    // What h2 wrote last, a GOAWAY for example; a peer that does not read has no claim on it.
-    if tokio::time::timeout(LAST_BYTES_TIME, poll_fn(|cx| handle.poll_flush(cx))).await.is_err() {
-        tracing::debug!("a connection's last bytes were not taken");
+    // A peer that takes nothing has no claim on what h2 wrote last, a GOAWAY for example.
+    if tokio::time::timeout(FAREWELL_TIME, poll_fn(|cx| handle.poll_farewell(cx))).await.is_err() {
+        tracing::debug!("a peer did not take the last bytes of its connection, or did not end it");
     }
 }
 

@@ -20,6 +20,8 @@ const GATHER_BYTES: usize = 80 * 1024;
 const BULKY_BYTES_MIN: usize = 8 * 1024;
 /// A write from here on is not copied but goes out behind what is gathered, in one vectored write.
 const PASS_BYTES_MIN: usize = 32 * 1024;
+/// Reads of 4 KiB that a peer gets for what it had sent before it learnt that the connection ends.
+const FAREWELL_READS_MAX: usize = 64;
 /// Slices of one vectored write.
 const SLICES_MAX: usize = 64;
 
@@ -54,6 +56,26 @@ impl<S: AsyncWrite + Unpin> WireHandle<S> {
         // Idle connections keep no buffer.
         state.gathered = Vec::new();
         Pin::new(&mut state.socket).poll_flush(cx)
+    }
+
+    /// Writes out the rest, ends our side, and reads what the peer still sends until it ends its own: a socket closed
+    /// with unread bytes is reset, and takes the last bytes written with it.
+    pub(super) fn poll_farewell(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead,
+    {
+        let mut state = self.0.lock();
+        ready!(state.write_gathered(cx))?;
+        ready!(Pin::new(&mut state.socket).poll_shutdown(cx))?;
+        let mut unread = [0; 4096];
+        for _ in 0..FAREWELL_READS_MAX {
+            let mut unread = ReadBuf::new(&mut unread);
+            ready!(Pin::new(&mut state.socket).poll_read(cx, &mut unread))?;
+            if unread.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Whether the peer has sent HTTP/2's preface and the header of its first frame.
