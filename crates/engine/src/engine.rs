@@ -13,9 +13,9 @@ use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Budget, Limits, Reader, Refusal, Request, RunId, Sequence, Source,
-    run::{Run, drive},
-    source::{Cleanup, Plan},
+    Budget, Cleanup, Limits, Placement, Plan, Reader, Refusal, Request, RunId, Sequence, Source,
+    driver::drive,
+    run::{Run, RunPermit},
 };
 
 /// Turns requests into runs.
@@ -112,13 +112,15 @@ impl Engine {
         }
         let source = self.source_for(request)?;
         let permit = RunPermit::acquire(&self.runs, self.limits.runs_max)?;
-        let plan = source.plan(request)?;
-        self.check(&plan)?;
+        let plan = self.within_limits(source.plan(request)?)?;
 
         let last_wanted = Sequence(request.limit().map_or(u64::MAX, std::num::NonZero::get));
-        let run = Arc::new(Run::new(id, &plan, last_wanted, self.limits.clone(), self.budget.clone(), permit));
+        let run = Arc::new(Run::new(id, plan.payload, last_wanted, self.limits.clone(), self.budget.clone(), permit));
         let here = Handle::current();
-        let jobs_on = plan.placement.runtime(here.clone(), self.compute.as_ref().unwrap_or(&here));
+        let jobs_on = match plan.placement {
+            Placement::Reader => here.clone(),
+            Placement::Compute => self.compute.as_ref().unwrap_or(&here).clone(),
+        };
         let cleanup = Cleanup::new(self.tasks.clone(), jobs_on.clone(), self.hurry.clone());
         self.tasks.spawn_on(drive(run.clone(), plan, cleanup, jobs_on), &here);
         Ok(Reader::new(run))
@@ -150,29 +152,11 @@ impl Engine {
         default.ok_or_else(|| Refusal::UnknownId { id: request.id(), known: known() })
     }
 
-    fn check(&self, plan: &Plan) -> Result<(), Refusal> {
+    fn within_limits(&self, mut plan: Plan) -> Result<Plan, Refusal> {
         if plan.jobs.len() > self.limits.jobs_max {
             return Err(Refusal::Exhausted { what: "the limit on jobs of one run", max: self.limits.jobs_max });
         }
-        Ok(())
-    }
-}
-
-/// A place among the runs alive; given back when the run is dropped.
-pub(crate) struct RunPermit(Arc<AtomicUsize>);
-
-impl RunPermit {
-    fn acquire(runs: &Arc<AtomicUsize>, max: usize) -> Result<Self, Refusal> {
-        let permit = Self(runs.clone());
-        if runs.fetch_add(1, Ordering::Relaxed) >= max {
-            return Err(Refusal::Exhausted { what: "the limit on runs alive at once", max });
-        }
-        Ok(permit)
-    }
-}
-
-impl Drop for RunPermit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        plan.jobs_at_once = plan.jobs_at_once.min(self.limits.jobs_at_once);
+        Ok(plan)
     }
 }

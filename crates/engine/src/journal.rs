@@ -1,9 +1,5 @@
-//! The journal of one run: it numbers each response, writes its frame once, and hands whole blocks of frames to
+//! The journal of one run: it numbers each response, has its frame written once, and hands whole blocks of frames to
 //! readers. HOT: every response of every stream passes through `append`.
-//!
-//! A frame is gRPC's 5-byte prefix (compressed flag 0, length as a big-endian u32; gRPC over HTTP/2,
-//! "Length-Prefixed-Message") and the encoded `protobuf.Response`. Sequence and job are encoded before the payload,
-//! so that a frame is one pass, and a large payload stays the `Bytes` it came as.
 //!
 //! It knows nothing of jobs, wakers, locks or time; `run.rs` does.
 
@@ -13,18 +9,10 @@ use bytes::Bytes;
 use prost::Message as _;
 use smallvec::SmallVec;
 
-use crate::{Budget, JobError, Limits, run::Part, source::JobIndex};
-
-/// The place of a response in its run: 1, 2, 3 … without gaps. Zero is the place before the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Sequence(pub(crate) u64);
-
-impl Sequence {
-    /// The number, as it stands on the wire.
-    pub fn get(self) -> u64 {
-        self.0
-    }
-}
+use crate::{
+    Budget, JobError, JobIndex, Limits, Sequence,
+    frame::{Field, HEAD_BUFFER_BYTES, PREFIX_BYTES, Part, write_head},
+};
 
 /// Bytes of frames that travel together: as much as a reader takes at once, four HTTP/2 DATA frames of the usual
 /// size.
@@ -34,36 +22,6 @@ const BLOCK_BYTES: usize = 64 * 1024;
 pub(crate) const SHARE_BYTES_MIN: usize = 16 * 1024;
 /// The first buffer of a tail; it grows to a block where jobs are faster than readers.
 const TAIL_BYTES_MIN: usize = 128;
-/// gRPC's prefix: flag and length.
-const PREFIX_BYTES: usize = 5;
-/// A frame without its payload is never longer: prefix, sequence (1 + 10), job (1 + 5), partial (2), payload tag and
-/// length (1 + 5).
-const HEAD_BYTES_MAX: usize = PREFIX_BYTES + 25;
-/// Place for a head while it is written: a power of two.
-const HEAD_BUFFER_BYTES: usize = 32;
-const _: () = assert!(HEAD_BYTES_MAX <= HEAD_BUFFER_BYTES && HEAD_BUFFER_BYTES.is_power_of_two());
-
-/// Field tags of `protobuf.Response`: number << 3 | wire type.
-mod tag {
-    pub(super) const SEQUENCE: u8 = 2 << 3;
-    pub(super) const JOB: u8 = 3 << 3;
-    pub(super) const PARTIAL: u8 = 5 << 3;
-    pub(super) const ERROR: u8 = 6 << 3 | 2;
-    pub(super) const RESULT: u8 = 1 << 3 | 2;
-    pub(super) const DATA: u8 = 4 << 3 | 2;
-}
-
-/// What a response carries, beside its sequence and job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Field {
-    /// `result`: text.
-    Result,
-    /// `data`: bytes.
-    Data,
-    /// `error`: an encoded `JobError`.
-    Error,
-}
-
 /// Bytes that are copied into the journal, or shared with it.
 pub(crate) enum Content<'a> {
     Borrowed(&'a [u8]),
@@ -330,76 +288,6 @@ impl Journal {
     }
 }
 
-/// Writes a frame up to its payload to `place`, and says how many bytes that took.
-///
-/// Byte by byte to where it stays: put together elsewhere and copied, it cost twice as much, since a processor cannot
-/// forward many small stores to a large load.
-#[inline]
-fn write_head(
-    place: &mut [u8; HEAD_BUFFER_BYTES],
-    sequence: Sequence,
-    job: JobIndex,
-    field: Field,
-    length: usize,
-    part: Part,
-) -> usize {
-    let mut head = Head { place, at: PREFIX_BYTES };
-    head.put(tag::SEQUENCE);
-    head.put_varint(sequence.0);
-    if job.0 != 0 {
-        head.put(tag::JOB);
-        head.put_varint(u64::from(job.0));
-    }
-    if part == Part::GoesOn {
-        head.put(tag::PARTIAL);
-        head.put(1);
-    }
-    if length > 0 {
-        head.put(match field {
-            Field::Result => tag::RESULT,
-            Field::Data => tag::DATA,
-            Field::Error => tag::ERROR,
-        });
-        head.put_varint(length as u64);
-    }
-    let message_bytes = (head.at - PREFIX_BYTES + length) as u32;
-    // The compressed flag.
-    head.place[0] = 0;
-    head.place[1..PREFIX_BYTES].copy_from_slice(&message_bytes.to_be_bytes());
-    head.at
-}
-
-struct Head<'a> {
-    place: &'a mut [u8; HEAD_BUFFER_BYTES],
-    at: usize,
-}
-
-impl Head<'_> {
-    #[expect(clippy::inline_always, reason = "a call for each byte is dearer than the byte; measured")]
-    #[inline(always)]
-    fn put(&mut self, byte: u8) {
-        // The mask changes nothing, since no head is that long, and spares a check for each byte.
-        self.place[self.at & (HEAD_BUFFER_BYTES - 1)] = byte;
-        self.at += 1;
-    }
-
-    /// Base-128, least significant group first (protobuf's encoding guide, "Base 128 Varints").
-    #[expect(clippy::inline_always, reason = "as `put`")]
-    #[inline(always)]
-    fn put_varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.put(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.put(value as u8);
-    }
-}
-
-/// Longest payload of one response under `limits`, in bytes.
-pub(crate) fn payload_bytes_max(limits: &Limits) -> usize {
-    limits.response_bytes_max.min(Limits::RESPONSE_BYTES_CEILING).saturating_sub(HEAD_BYTES_MAX).max(4)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -460,13 +348,6 @@ mod tests {
                 Response { sequence: 4, job: 1, error: Some(error), ..response() },
             ]
         );
-    }
-
-    #[test]
-    fn the_longest_head_fits_its_buffer() {
-        let mut place = [0; HEAD_BUFFER_BYTES];
-        let bytes = write_head(&mut place, ALL, JobIndex(u32::MAX), Field::Data, u32::MAX as usize, Part::GoesOn);
-        assert!(bytes <= HEAD_BYTES_MAX, "{bytes}");
     }
 
     #[test]

@@ -31,9 +31,14 @@
 //! ```
 
 mod budget;
+mod driver;
+mod emitter;
+mod end;
 mod engine;
+mod frame;
 mod journal;
 mod limits;
+mod payload;
 mod reader;
 mod request;
 mod run;
@@ -41,13 +46,15 @@ mod source;
 mod status;
 
 pub use budget::Budget;
+pub use emitter::{Cleanup, Emitter};
+pub use end::{End, Finish, Leave};
 pub use engine::{Builder, Engine};
-pub use journal::{Chunk, Sequence};
+pub use frame::{JobIndex, Sequence};
+pub use journal::Chunk;
 pub use limits::Limits;
-pub use reader::{Closer, Delivery, Finish, Leave, Reader};
+pub use payload::{EmitError, Payload, PayloadKind, Text};
+pub use reader::{Closer, Reader};
 pub use request::{Principal, Request};
-pub use run::{End, Run, RunId};
-pub use source::{
-    Cleanup, EmitError, Emitter, Job, JobErrors, JobIndex, Payload, PayloadKind, Placement, Plan, Source, Text,
-};
+pub use run::{Delivery, Run, RunId};
+pub use source::{Job, JobErrors, Placement, Plan, Source};
 pub use status::{Code, JobError, Refusal};

@@ -2,64 +2,12 @@
 //! holds a place in the run and no queue of its own; the run's lock decides what it is given. HOT.
 
 use std::{
-    fmt,
     future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
-use crate::{Chunk, End, Run, RunId, Sequence};
-
-/// What a reader is given next.
-#[derive(Clone, Debug)]
-pub enum Delivery {
-    /// Responses, in order, each exactly once.
-    Chunk(Chunk),
-    /// Nothing more will come.
-    Finished(Finish),
-}
-
-/// How a reader's stream ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finish {
-    /// The last sequence given to this reader; 0 where it was given none.
-    pub last_sequence: Sequence,
-    /// The run's end, exactly when it has ended and this reader was given all of it.
-    pub end: Option<End>,
-    /// Jobs of the run that failed so far.
-    pub jobs_failed: usize,
-    /// Why this reader's stream ended before its run.
-    pub left: Option<Leave>,
-}
-
-/// Why a reader left a run that had not ended, or that it had not been given all of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Leave {
-    /// It went away.
-    Gone,
-    /// It was given as many responses as it wanted.
-    Enough,
-    /// Its deadline passed.
-    Deadline,
-    /// It took nothing for so long.
-    Stalled(Duration),
-    /// The server shuts down.
-    Draining,
-}
-
-impl fmt::Display for Leave {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Leave::Gone => f.write_str("reader left"),
-            Leave::Enough => f.write_str("reader had enough"),
-            Leave::Deadline => f.write_str("the reader's deadline passed"),
-            Leave::Stalled(time) => write!(f, "reader took nothing for {time:?}"),
-            Leave::Draining => f.write_str("server is shutting down"),
-        }
-    }
-}
+use crate::{Delivery, Leave, Run, RunId};
 
 /// One client's cursor over a run. Dropping it is leaving: a plain run's jobs stop at once.
 pub struct Reader {

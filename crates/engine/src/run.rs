@@ -6,21 +6,21 @@
 use std::{
     fmt,
     future::poll_fn,
-    panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Waker},
 };
 
-use futures_util::FutureExt as _;
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, sync::Notify, task::JoinSet};
+use tokio::sync::Notify;
 
 use crate::{
-    Budget, Code, EmitError, JobError, Limits, PayloadKind,
-    engine::RunPermit,
-    journal::{Content, Field, Journal, Sequence, payload_bytes_max},
-    reader::{Delivery, Finish, Leave},
-    source::{Cleanup, Emitter, Job, JobErrors, JobIndex, Payload, Placement, Plan},
+    Budget, Chunk, EmitError, End, Finish, JobError, JobIndex, Leave, Limits, Payload, PayloadKind, Refusal,
+    Sequence,
+    frame::{Field, Part, payload_bytes_max},
+    journal::{Content, Journal},
 };
 
 /// Names one run: opaque, 26 characters of `[0-9a-v]`.
@@ -46,28 +46,6 @@ impl fmt::Display for RunId {
     }
 }
 
-/// How a run finished.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum End {
-    /// All its jobs ended, as its source wants them to.
-    Complete,
-    /// A job failed: the first one's error.
-    Failed(JobError),
-    /// It was stopped before its jobs had ended.
-    Stopped,
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            End::Complete => "complete",
-            End::Failed(_) => "failed",
-            End::Stopped => "stopped",
-        })
-    }
-}
-
 /// What came of an attempt to append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attempt {
@@ -81,13 +59,13 @@ pub(crate) enum Attempt {
     Closed,
 }
 
-/// Whether a value is whole with this part of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// It is.
-    Last,
-    /// It goes on in the job's next response.
-    GoesOn,
+/// What a reader is given next.
+#[derive(Clone, Debug)]
+pub enum Delivery {
+    /// Responses, in order, each exactly once.
+    Chunk(Chunk),
+    /// Nothing more will come.
+    Finished(Finish),
 }
 
 /// One execution of a plan. A plain run lives in memory for its one reader, and ends with it.
@@ -132,7 +110,7 @@ const APPEND_AT_ONCE: usize = 64;
 impl Run {
     pub(crate) fn new(
         id: RunId,
-        plan: &Plan,
+        payload: PayloadKind,
         last_wanted: Sequence,
         limits: Arc<Limits>,
         budget: Budget,
@@ -141,8 +119,8 @@ impl Run {
         let reader = Cursor { next: Sequence(1), last_wanted, waker: None, left: None, finished: false };
         Self {
             id,
-            payload: plan.payload,
-            field: match plan.payload {
+            payload,
+            field: match payload {
                 PayloadKind::Text | PayloadKind::Lossy => Field::Result,
                 PayloadKind::Bytes => Field::Data,
             },
@@ -343,8 +321,13 @@ impl Run {
         wakers.wake();
     }
 
+    /// Resolves when somebody else than the driver closed the run.
+    pub(crate) async fn closed(&self) {
+        self.closed.notified().await;
+    }
+
     /// Says that the reader left, and what that stopped.
-    fn report_leaving(&self, jobs_stopped: usize) {
+    pub(crate) fn report_leaving(&self, jobs_stopped: usize) {
         let (left, after) = {
             let state = self.state.lock();
             (state.reader.left, state.reader.next.0 - 1)
@@ -362,13 +345,13 @@ impl Run {
     }
 
     /// Ends the run, unless it had ended before.
-    fn close(&self, end: End) {
+    pub(crate) fn close(&self, end: End) {
         let wakers = self.state.lock().close(end);
         wakers.wake();
     }
 
     /// Records how a job ended; an error becomes a response in its place.
-    fn job_ended(&self, job: JobIndex, outcome: Result<(), JobError>) -> Option<JobError> {
+    pub(crate) fn job_ended(&self, job: JobIndex, outcome: Result<(), JobError>) -> Option<JobError> {
         let Err(error) = outcome else {
             tracing::info!("finishing request number : {job}");
             return None;
@@ -428,65 +411,22 @@ impl Wakers {
     }
 }
 
-/// Runs the jobs of `plan`, job beside job, until all have ended or the run was closed; then none is left.
-pub(crate) async fn drive(run: Arc<Run>, plan: Plan, cleanup: Cleanup, jobs_on: Handle) {
-    let jobs_at_once = plan.jobs_at_once.min(run.limits.jobs_at_once);
-    let mut jobs_left = plan.jobs.len();
-    let mut waiting = (0..).map(JobIndex).zip(plan.jobs);
-    let mut under_way = JoinSet::new();
-    let mut first_error = None;
-    loop {
-        while under_way.len() < jobs_at_once
-            && let Some((index, job)) = waiting.next()
-        {
-            let emitter = Emitter::new(run.clone(), index, cleanup.clone(), plan.placement);
-            under_way.spawn_on(guarded(index, job, emitter), &jobs_on);
+/// A place among the runs alive; given back when the run is dropped.
+pub(crate) struct RunPermit(Arc<AtomicUsize>);
+
+impl RunPermit {
+    pub(crate) fn acquire(runs: &Arc<AtomicUsize>, max: usize) -> Result<Self, Refusal> {
+        let permit = Self(runs.clone());
+        if runs.fetch_add(1, Ordering::Relaxed) >= max {
+            return Err(Refusal::Exhausted { what: "the limit on runs alive at once", max });
         }
-        let (job, outcome) = tokio::select! {
-            biased;
-            ended = under_way.join_next() => match ended {
-                Some(ended) => ended.expect("jobs catch their panics, and only this set stops them"),
-                None => break,
-            },
-            () = run.closed.notified() => {
-                // Dropping the set stops what is under way.
-                run.report_leaving(jobs_left);
-                return;
-            }
-        };
-        jobs_left -= 1;
-        if let Some(error) = run.job_ended(job, outcome)
-            && plan.job_errors != JobErrors::Tolerate
-        {
-            first_error.get_or_insert(error);
-            if plan.job_errors == JobErrors::FailFast {
-                break;
-            }
-        }
+        Ok(permit)
     }
-    run.close(first_error.map_or(End::Complete, End::Failed));
 }
 
-/// A job as a task that never panics.
-async fn guarded(index: JobIndex, job: Job, emitter: Emitter) -> (JobIndex, Result<(), JobError>) {
-    // Also what a job does before its first await may panic.
-    let work = AssertUnwindSafe(async { job.start(emitter).await }).catch_unwind();
-    (index, work.await.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))))
-}
-
-fn panicked(panic: &(dyn std::any::Any + Send)) -> JobError {
-    let message = panic.downcast_ref::<String>().map(String::as_str);
-    let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-    JobError::new(Code::Internal, format_args!("the job panicked: {message}"))
-}
-
-impl Placement {
-    /// The runtime for jobs: their reader's, or the one for computing.
-    pub(crate) fn runtime(self, reader: Handle, compute: &Handle) -> Handle {
-        match self {
-            Placement::Reader => reader,
-            Placement::Compute => compute.clone(),
-        }
+impl Drop for RunPermit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use outflow_client::{Client, ConnectError, FetchError, Outcome, Response, Responses};
 use tokio::{
     io::Interest,
@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     Exit, log,
-    output::{Output, Printer},
+    output::{Format, Output, Printer},
 };
 
 /// Responses taken from the client at once, and printed with one write.
@@ -68,17 +68,6 @@ pub(super) struct Fetch {
     /// Write the results into this file instead of stdout
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-}
-
-/// How responses are printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
-    /// The tutorial's lines, with time stamps
-    Log,
-    /// The results, one per line, and nothing else
-    Plain,
-    /// One JSON object per response
-    Json,
 }
 
 /// Why a fetch ended before its stream did.

@@ -10,16 +10,28 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use clap::ValueEnum;
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use outflow_client::{Payload, Response};
 use serde::Serialize;
 
-use super::{fetch::Format, log};
+use super::log;
 
 /// Bytes gathered for one write.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// A stream that is over sooner shows no progress.
 const PROGRESS_AFTER: Duration = Duration::from_millis(500);
+
+/// How responses are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// The tutorial's lines, with time stamps
+    Log,
+    /// The results, one per line, and nothing else
+    Plain,
+    /// One JSON object per response
+    Json,
+}
 
 /// Where results are written.
 pub(super) enum Output {

@@ -14,10 +14,12 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use http::{HeaderMap, HeaderValue, Response, header};
 use http_body::{Frame, SizeHint};
 use outflow_engine::{Chunk, Delivery, Finish, Reader};
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep};
+use tonic::Status;
 
 use super::{status, stream::StreamControl};
 
@@ -55,7 +57,7 @@ impl http_body::Body for Body {
                 let frame = match ready!(Pin::new(body).poll_frame(cx)) {
                     Some(Ok(frame)) => Some(Ok(frame.map_data(Rope::from))),
                     Some(Err(error)) => {
-                        let mut trailers = http::HeaderMap::new();
+                        let mut trailers = HeaderMap::new();
                         status::add(&error, &mut trailers);
                         Some(Ok(Frame::trailers(trailers)))
                     }
@@ -77,6 +79,15 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
     }
+}
+
+/// A response that is nothing but a status ("gRPC over HTTP/2", Trailers-Only).
+pub(super) fn trailers_only(status: &Status) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    status::add(status, headers);
+    response
 }
 
 /// A run's responses, from one reader.

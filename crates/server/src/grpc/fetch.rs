@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::{
-    body::{Body, FetchBody},
+    body::{self, Body, FetchBody},
     message, status,
     stream::StreamControl,
 };
@@ -28,7 +28,7 @@ where
 {
     start(engine, call, control).await.unwrap_or_else(|status| {
         tracing::warn!("request refused: {:?}: {}", status.code(), status.message());
-        status::trailers_only(&status)
+        body::trailers_only(&status)
     })
 }
 

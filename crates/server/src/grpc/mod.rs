@@ -61,7 +61,7 @@ impl Services {
         }
         let shown: String = path.chars().take(100).collect();
         let status = Status::unimplemented(format!("there is no method {shown}; streams are {FETCH_RESPONSE}"));
-        Box::pin(std::future::ready(status::trailers_only(&status)))
+        Box::pin(std::future::ready(body::trailers_only(&status)))
     }
 }
 
@@ -96,7 +96,7 @@ fn timeout(text: &str) -> Option<Duration> {
 
 /// A call refused before it was looked at.
 pub(crate) fn refuse(status: &Status) -> Answer {
-    Box::pin(std::future::ready(status::trailers_only(status)))
+    Box::pin(std::future::ready(body::trailers_only(status)))
 }
 
 /// The answer to what is no gRPC call: gRPC servers say 405 to other methods than POST, and 415 to other content

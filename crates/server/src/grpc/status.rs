@@ -3,12 +3,10 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use outflow_engine::{Code, End, Finish, Leave, Refusal};
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt as _};
-
-use super::body::Body;
 
 /// Which run answers.
 pub(super) const RUN_ID: HeaderName = HeaderName::from_static("outflow-run-id");
@@ -70,15 +68,7 @@ pub(super) fn trailers(finish: &Finish) -> HeaderMap {
     trailers
 }
 
-/// A response that is nothing but a status ("Trailers-Only").
-pub(crate) fn trailers_only(status: &Status) -> Response<Body> {
-    let mut response = Response::new(Body::Empty);
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    add(status, headers);
-    response
-}
-
+/// Writes a status where HTTP carries it.
 pub(super) fn add(status: &Status, headers: &mut HeaderMap) {
     if let Err(error) = status.add_header(headers) {
         // A message that no header can carry: the code still can.
@@ -124,17 +114,19 @@ mod tests {
             Refusal::UnknownSource { name: "é".repeat(100_000), known: String::new() },
         ];
         for refusal in refusals {
-            let response = trailers_only(&refused(&refusal));
-            let bytes: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+            let mut headers = HeaderMap::new();
+            add(&refused(&refusal), &mut headers);
+            let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
             assert!(bytes < 8 * 1024, "{bytes} bytes");
         }
     }
 
     #[test]
     fn what_passes_says_when_to_try_again() {
-        let response = trailers_only(&refused(&Refusal::Draining));
-        assert_eq!(response.headers()["grpc-status"], "14");
-        assert_eq!(response.headers()[RETRY_PUSHBACK_MS], "1000");
-        assert!(response.headers().contains_key("grpc-status-details-bin"));
+        let mut headers = HeaderMap::new();
+        add(&refused(&Refusal::Draining), &mut headers);
+        assert_eq!(headers["grpc-status"], "14");
+        assert_eq!(headers[RETRY_PUSHBACK_MS], "1000");
+        assert!(headers.contains_key("grpc-status-details-bin"));
     }
 }

@@ -96,7 +96,7 @@ impl Server {
         });
         let mut server = Self { child, address: String::new(), log };
         let listening = server.line("listening on ");
-        server.address = listening.rsplit(' ').next().unwrap().to_owned();
+        listening.rsplit(' ').next().unwrap().clone_into(&mut server.address);
         server.line("start server");
         server
     }
