@@ -1,0 +1,291 @@
+//! What a caller asks for, and its form on the wire.
+//!
+//! Owns: the builder, the request's frame and headers, and which of its wishes a plain server cannot give. Must not
+//! know: connections, answers.
+
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::{HeaderValue, Method, Request, Version, header, uri};
+use http_body_util::Full;
+use outflow_proto::protobuf;
+use prost::Message as _;
+
+const PATH: &str = "/protobuf.StreamService/FetchResponse";
+pub(crate) const CONTENT_TYPE: &str = "application/grpc";
+const USER_AGENT: &str = concat!("outflow-client/", env!("CARGO_PKG_VERSION"));
+
+/// The largest request that is sent: what gRPC servers take unless told otherwise. A greater one is refused here, with
+/// a clear text, instead of being refused there after it was sent.
+pub(crate) const REQUEST_BYTES_MAX: usize = 4 << 20;
+
+/// The longest `google.protobuf.Duration`, about 10,000 years; longer ones are sent as this.
+const DURATION_SECONDS_MAX: u64 = 315_576_000_000;
+
+/// What is asked for, and how it should be answered.
+///
+/// Only the id or the run is needed; what is not set is left to the server. What the server says no to is said in its
+/// status: nothing but the size is checked here.
+///
+/// ```
+/// use std::time::Duration;
+/// use outflow_client::Fetch;
+///
+/// let new_run = Fetch::id(1).source("exec").parameter("path", "/tmp").limit(100);
+/// let go_on = Fetch::run("3k9x0c").after(41).deadline(Duration::from_secs(60));
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[must_use = "it asks for nothing until it is given to `Client::fetch`"]
+pub struct Fetch {
+    request: protobuf::Request,
+    deadline: Option<Duration>,
+}
+
+impl Fetch {
+    /// Asks for `id`.
+    pub fn id(id: i32) -> Self {
+        Self::new(protobuf::Request { id, ..Default::default() })
+    }
+
+    /// Asks for the run `run_id`, from its start unless [`after`](Self::after) or [`last`](Self::last) is set, instead
+    /// of starting one. A plain server knows no runs: from one the answer is an error.
+    pub fn run(run_id: impl Into<String>) -> Self {
+        Self::new(protobuf::Request { run_id: run_id.into(), ..Default::default() })
+    }
+
+    fn new(request: protobuf::Request) -> Self {
+        Self { request, deadline: None }
+    }
+
+    /// Who should answer. Default: the source that claims the id, else the server's default one.
+    pub fn source(mut self, source: impl Into<String>) -> Self {
+        self.request.source = source.into();
+        self
+    }
+
+    /// One parameter for the source. The same key again replaces its value.
+    pub fn parameter(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.request.parameters.insert(key.into(), value.into());
+        self
+    }
+
+    /// With [`run`](Self::run): only the responses after this sequence. Default 0: all.
+    pub fn after(mut self, sequence: u64) -> Self {
+        self.request.after = sequence;
+        self
+    }
+
+    /// Begins with the last so many responses, then follows. Not together with [`after`](Self::after).
+    pub fn last(mut self, responses: u64) -> Self {
+        self.request.last = responses;
+        self
+    }
+
+    /// Enough after so many responses. Default 0: no limit. A plain server is told nothing of it: its stream is reset
+    /// after so many.
+    pub fn limit(mut self, responses: u64) -> Self {
+        self.request.limit = responses;
+        self
+    }
+
+    /// At least how long the jobs go on without a reader, which makes the run resumable. Default: the source's.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.request.linger = Some(to_proto(linger));
+        self
+    }
+
+    /// The same key and request give the same run, never a second one. At most 128 printable ASCII characters.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.request.idempotency_key = key.into();
+        self
+    }
+
+    /// When the run is silent so long, the server shows that it is alive; at least 100 ms. Default: never.
+    ///
+    /// Heartbeats are not handed to the caller. A stream on which nothing arrives for three times this long (and at
+    /// least a second) is [broken](crate::FetchError::Break): HTTP/2's own PING reaches only the next proxy, this reaches the server.
+    pub fn heartbeat(mut self, interval: Duration) -> Self {
+        self.request.heartbeat = Some(to_proto(interval));
+        self
+    }
+
+    /// Bounds the whole stream, from the call of `fetch` to its end. Default: no bound.
+    ///
+    /// It is sent as `grpc-timeout`, and the server answers `DEADLINE_EXCEEDED` when it passes. Where that answer does
+    /// not come within half a second, the stream is reset and the error is
+    /// [`WaitedTooLong`](crate::FetchError::WaitedTooLong). What the caller had not read by then is not given any more.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    pub(crate) fn request(&self) -> &protobuf::Request {
+        &self.request
+    }
+
+    /// The run that is asked for, where one is.
+    pub(crate) fn run_id(&self) -> Option<&str> {
+        Some(self.request.run_id.as_str()).filter(|run_id| !run_id.is_empty())
+    }
+
+    pub(crate) fn time_allowed(&self) -> Option<Duration> {
+        self.deadline
+    }
+
+    pub(crate) fn heartbeat_interval(&self) -> Option<Duration> {
+        let interval = self.request.heartbeat.as_ref()?;
+        // As it was set: neither part is ever negative.
+        Some(Duration::new(interval.seconds.unsigned_abs(), interval.nanos.unsigned_abs()))
+    }
+
+    /// What a plain server cannot give of this, by the names of the fields. `limit` is not among them, because this
+    /// client applies it itself, nor `run_id`, which is an error there.
+    pub(crate) fn beyond_a_plain_server(&self) -> Vec<&'static str> {
+        let request = &self.request;
+        [
+            ("source", !request.source.is_empty()),
+            ("parameters", !request.parameters.is_empty()),
+            ("after", request.after != 0),
+            ("linger", request.linger.is_some()),
+            ("idempotency_key", !request.idempotency_key.is_empty()),
+            ("heartbeat", request.heartbeat.is_some()),
+            ("last", request.last != 0),
+        ]
+        .into_iter()
+        .filter_map(|(field, asked)| asked.then_some(field))
+        .collect()
+    }
+
+    /// How many bytes the request's message has.
+    pub(crate) fn message_bytes(&self) -> usize {
+        self.request.encoded_len()
+    }
+
+    /// The HTTP request, of at most [`REQUEST_BYTES_MAX`].
+    pub(crate) fn http(&self, authority: &uri::Authority) -> Request<Full<Bytes>> {
+        let length = self.message_bytes();
+        assert!(length <= REQUEST_BYTES_MAX);
+        let mut frame = BytesMut::with_capacity(5 + length);
+        frame.put_u8(0);
+        frame.put_u32(length as u32);
+        self.request.encode(&mut frame).expect("the buffer grows");
+
+        let uri = uri::Builder::new().scheme("http").authority(authority.clone()).path_and_query(PATH);
+        let mut http = Request::new(Full::new(frame.freeze()));
+        *http.method_mut() = Method::POST;
+        *http.version_mut() = Version::HTTP_2;
+        *http.uri_mut() = uri.build().expect("an authority and a path are a URI");
+        let headers = http.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        if let Some(deadline) = self.deadline {
+            headers.insert("grpc-timeout", grpc_timeout(deadline));
+        }
+        http
+    }
+}
+
+fn to_proto(duration: Duration) -> prost_types::Duration {
+    let sendable = duration.min(Duration::from_secs(DURATION_SECONDS_MAX));
+    sendable.try_into().expect("10,000 years are no overflow")
+}
+
+/// gRPC over HTTP/2, "Timeout": at most eight digits and a unit, so the finest unit that fits, rounded up: the server
+/// must not be in a greater hurry than the caller.
+fn grpc_timeout(deadline: Duration) -> HeaderValue {
+    const DIGITS_MAX: u128 = 99_999_999;
+    const UNITS: [(u128, char); 6] = [
+        (1, 'n'),
+        (1_000, 'u'),
+        (1_000_000, 'm'),
+        (1_000_000_000, 'S'),
+        (60_000_000_000, 'M'),
+        (3_600_000_000_000, 'H'),
+    ];
+    // The grammar wants a positive number; the shortest wait there is is one nanosecond.
+    let nanos = deadline.as_nanos().max(1);
+    let (count, unit) = UNITS
+        .into_iter()
+        .map(|(unit, letter)| (nanos.div_ceil(unit), letter))
+        .find(|(count, _)| *count <= DIGITS_MAX)
+        .unwrap_or((DIGITS_MAX, 'H'));
+    HeaderValue::try_from(format!("{count}{unit}")).expect("digits and a letter are a header value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_has_the_finest_unit_that_fits_rounded_up() {
+        for (deadline, header) in [
+            (Duration::ZERO, "1n"),
+            (Duration::from_nanos(99_999_999), "99999999n"),
+            (Duration::from_millis(100), "100000u"),
+            (Duration::from_nanos(100_000_001), "100001u"),
+            (Duration::from_mins(1), "60000000u"),
+            (Duration::from_hours(1), "3600000m"),
+            (Duration::from_secs(200_000_000), "3333334M"),
+            (Duration::MAX, "99999999H"),
+        ] {
+            assert_eq!(grpc_timeout(deadline), header, "{deadline:?}");
+        }
+    }
+
+    #[test]
+    fn a_duration_longer_than_protobuf_knows_is_sent_as_its_longest() {
+        assert_eq!(
+            Fetch::id(1).heartbeat(Duration::MAX).heartbeat_interval(),
+            Some(Duration::from_secs(DURATION_SECONDS_MAX))
+        );
+        let short = Duration::new(3, 999_999_999);
+        assert_eq!(Fetch::id(1).heartbeat(short).heartbeat_interval(), Some(short));
+    }
+
+    #[test]
+    fn every_wish_is_on_the_wire() {
+        let second = Duration::from_secs(1);
+        let fetch = Fetch::id(-7)
+            .source("exec")
+            .parameter("k", "old")
+            .parameter("k", "new")
+            .after(1)
+            .last(2)
+            .limit(3)
+            .linger(second)
+            .idempotency_key("key")
+            .heartbeat(2 * second)
+            .deadline(second);
+        let http = fetch.http(&uri::Authority::from_static("[::1]:50005"));
+        assert_eq!(http.uri(), "http://[::1]:50005/protobuf.StreamService/FetchResponse");
+        for (name, value) in [
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+            ("grpc-timeout", "1000000u"),
+            ("user-agent", USER_AGENT),
+        ] {
+            assert_eq!(http.headers()[name], value);
+        }
+        assert_eq!(http.headers().len(), 4);
+        let expected = protobuf::Request {
+            id: -7,
+            source: "exec".into(),
+            parameters: [("k".into(), "new".into())].into(),
+            run_id: String::new(),
+            after: 1,
+            limit: 3,
+            linger: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+            idempotency_key: "key".into(),
+            heartbeat: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
+            last: 2,
+        };
+        assert_eq!(*fetch.request(), expected);
+        assert_eq!(Fetch::run("r").request().run_id, "r");
+        assert_eq!(
+            fetch.beyond_a_plain_server(),
+            ["source", "parameters", "after", "linger", "idempotency_key", "heartbeat", "last"]
+        );
+        assert!(Fetch::id(1).limit(3).deadline(second).beyond_a_plain_server().is_empty());
+    }
+}

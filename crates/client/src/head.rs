@@ -1,0 +1,121 @@
+//! The head of an answer: what the response headers say before the first response exists.
+//!
+//! Owns: whether this is gRPC at all, the run's id and durability. Must not know: responses, trailers, what follows.
+
+use http::{HeaderMap, StatusCode, header};
+
+use crate::{Violation, fetch::CONTENT_TYPE, status::GRPC_STATUS};
+
+const RUN_ID: &str = "outflow-run-id";
+const DURABILITY: &str = "outflow-durability";
+
+/// How long a run lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Durability {
+    /// It lives and dies with its reader.
+    None,
+    /// It can be resumed while the server's process lives.
+    Memory,
+    /// It can be resumed, also after the server was killed and restarted.
+    Disk,
+}
+
+/// Whether a run of this durability can be read again.
+pub(crate) fn resumable(durability: Option<Durability>) -> bool {
+    matches!(durability, Some(Durability::Memory | Durability::Disk))
+}
+
+/// What an answer's headers say.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// `None`: a plain server.
+    pub(crate) run_id: Option<String>,
+    /// `None` also where the server has a durability that this version does not know.
+    pub(crate) durability: Option<Durability>,
+}
+
+impl Head {
+    pub(crate) fn read(status: StatusCode, headers: &HeaderMap) -> Result<Self, Violation> {
+        let content_type = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+        let grpc = is_grpc(content_type);
+        // A gRPC status is the answer also where a proxy changed the HTTP status (gRPC's
+        // http-grpc-status-mapping.md: the mapping is for when no status was received).
+        if status != StatusCode::OK && !(grpc && headers.contains_key(GRPC_STATUS)) {
+            return Err(Violation::HttpStatus { status });
+        }
+        if !grpc {
+            let received = String::from_utf8_lossy(content_type).into_owned();
+            return Err(Violation::ContentType { received });
+        }
+        let run_id = headers.get(RUN_ID).map(|value| match value.to_str() {
+            Ok(run_id) if !run_id.is_empty() => Ok(run_id.to_owned()),
+            _ => Err(Violation::Trailer {
+                name: RUN_ID,
+                value: String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            }),
+        });
+        let durability = headers.get(DURABILITY).and_then(|value| match value.as_bytes() {
+            b"none" => Some(Durability::None),
+            b"memory" => Some(Durability::Memory),
+            b"disk" => Some(Durability::Disk),
+            _ => None,
+        });
+        Ok(Self { run_id: run_id.transpose()?, durability })
+    }
+}
+
+/// `application/grpc`, also with `+proto` or parameters; `application/grpc-web` and other codecs are something else.
+fn is_grpc(content_type: &[u8]) -> bool {
+    let Some((name, rest)) = content_type.split_at_checked(CONTENT_TYPE.len()) else {
+        return false;
+    };
+    let codec = rest.strip_prefix(b"+proto").unwrap_or(rest);
+    name.eq_ignore_ascii_case(CONTENT_TYPE.as_bytes()) && matches!(codec.first(), None | Some(b';' | b' '))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(status: u16, pairs: &[(&'static str, &'static str)]) -> Result<Head, Violation> {
+        let headers = pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        Head::read(StatusCode::from_u16(status).unwrap(), &headers.collect())
+    }
+
+    #[test]
+    fn only_grpc_is_grpc() {
+        for good in ["application/grpc", "Application/GRPC", "application/grpc+proto", "application/grpc; a=b"] {
+            assert!(read(200, &[("content-type", good)]).is_ok(), "{good}");
+        }
+        for bad in ["application/grpc-web", "application/grpc+json", "application/json", "", "text/html"] {
+            let violation = read(200, &[("content-type", bad)]).unwrap_err();
+            assert_eq!(violation, Violation::ContentType { received: bad.to_owned() });
+        }
+        assert_eq!(read(200, &[]), Err(Violation::ContentType { received: String::new() }));
+    }
+
+    #[test]
+    fn an_http_status_is_told_unless_a_grpc_status_came_with_it() {
+        let grpc = ("content-type", "application/grpc");
+        let unavailable = Err(Violation::HttpStatus { status: StatusCode::SERVICE_UNAVAILABLE });
+        assert_eq!(read(503, &[grpc]), unavailable);
+        assert!(read(503, &[grpc, ("grpc-status", "14")]).is_ok());
+        assert_eq!(read(503, &[("content-type", "text/html"), ("grpc-status", "14")]), unavailable);
+    }
+
+    #[test]
+    fn a_run_and_its_durability_are_read() {
+        for (text, durability) in [
+            ("none", Some(Durability::None)),
+            ("memory", Some(Durability::Memory)),
+            ("disk", Some(Durability::Disk)),
+            ("eternal", None),
+        ] {
+            let pairs = [("content-type", "application/grpc"), (RUN_ID, "abc"), (DURABILITY, text)];
+            assert_eq!(read(200, &pairs), Ok(Head { run_id: Some("abc".into()), durability }));
+            assert_eq!(resumable(durability), matches!(text, "memory" | "disk"));
+        }
+        assert!(read(200, &[("content-type", "application/grpc"), (RUN_ID, "")]).is_err());
+    }
+}
