@@ -193,7 +193,8 @@ impl Journal {
         self.appended.0 += 1;
         let length = content.as_slice().len();
         if self.tail.buffer.len() - self.tail.used < HEAD_BUFFER_BYTES + length {
-            self.make_place(length);
+            let is_shared = length >= SHARE_BYTES_MIN && matches!(content, Content::Shared(_));
+            self.make_place(if is_shared { 0 } else { length });
         }
         let tail = &mut self.tail;
         let place = tail.buffer[tail.used..].first_chunk_mut().expect("there is place for a head");
@@ -215,12 +216,10 @@ impl Journal {
         full
     }
 
-    /// Place in the tail for a head and a payload of `length` bytes: in a new block, where this one would become too
-    /// long.
+    /// Place in the tail for a head and `copied` bytes behind it: in a new block, where this one would become too long.
     #[cold]
-    fn make_place(&mut self, length: usize) {
-        // What is shared needs no place.
-        let wanted = HEAD_BUFFER_BYTES + if length < SHARE_BYTES_MIN { length } else { 0 };
+    fn make_place(&mut self, copied: usize) {
+        let wanted = HEAD_BUFFER_BYTES + copied;
         if self.tail.len() > 0 && self.tail.len() + wanted > BLOCK_BYTES {
             self.seal(Sequence(self.appended.0 - 1));
         }
@@ -381,6 +380,23 @@ mod tests {
         assert!(!parts.iter().any(|part| part.as_ptr() == small.as_ptr()));
         let responses = decode(chunks);
         assert_eq!((&responses[0].data, &responses[1].data), (&large, &small));
+    }
+
+    #[test]
+    fn a_borrowed_payload_of_any_length_is_copied_whole() {
+        let mut journal = journal();
+        let lengths = [1, SHARE_BYTES_MIN - 1, SHARE_BYTES_MIN, 40_000, 65_536, 1, 500_000, 3];
+        for length in lengths {
+            let payload = vec![b'a' + (length % 26) as u8; length];
+            journal.append(JobIndex(0), Field::Result, &mut Content::Borrowed(&payload), Part::Last);
+        }
+        let responses = decode(drain(&mut journal));
+        assert_eq!(responses.iter().map(|response| response.result.len()).collect::<Vec<_>>(), lengths);
+        assert!(responses.iter().all(|response| {
+            let length = response.result.len();
+            response.result.bytes().all(|byte| byte == b'a' + (length % 26) as u8)
+        }));
+        assert_eq!(journal.held, 0);
     }
 
     #[test]
