@@ -131,7 +131,13 @@ impl Request {
 
 /// The field `field` as a duration that a clock can be moved by.
 fn duration(field: &'static str, value: prost_types::Duration) -> Result<Duration, Refusal> {
-    let value = Duration::try_from(value).map_err(|_| Refusal::invalid(field, "is negative or malformed"))?;
+    // By hand: `prost_types` overflows at the smallest numbers.
+    let seconds = u64::try_from(value.seconds).ok();
+    let nanos = u32::try_from(value.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+    let (Some(seconds), Some(nanos)) = (seconds, nanos) else {
+        return Err(Refusal::invalid(field, "is negative, or has more than 999,999,999 nanoseconds"));
+    };
+    let value = Duration::new(seconds, nanos);
     if value > Limits::DURATION_MAX {
         return Err(Refusal::invalid(field, "is longer than ten years"));
     }
@@ -199,6 +205,9 @@ mod tests {
         let many = (0..65).map(|n| (n.to_string(), String::new())).collect();
         let cases = [
             ("heartbeat", protobuf::Request { heartbeat: Some(proto_duration(-1, 0)), ..empty() }),
+            ("heartbeat", protobuf::Request { heartbeat: Some(proto_duration(i64::MIN, i32::MIN)), ..empty() }),
+            ("heartbeat", protobuf::Request { heartbeat: Some(proto_duration(1, 1_000_000_000)), ..empty() }),
+            ("linger", protobuf::Request { linger: Some(proto_duration(1, -1)), ..empty() }),
             ("heartbeat", protobuf::Request { heartbeat: Some(proto_duration(0, 99_999_999)), ..empty() }),
             ("heartbeat", protobuf::Request { heartbeat: Some(proto_duration(i64::MAX, 0)), ..empty() }),
             ("linger", protobuf::Request { linger: Some(proto_duration(-1, 0)), ..empty() }),

@@ -261,6 +261,10 @@ async fn services(engine: &Arc<Engine>) -> (tonic_health::server::HealthReporter
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(outflow_proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // Both, so that either lists all that is there.
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+            .include_reflection_service(false)
     };
     let v1 = reflection().build_v1().expect("the descriptors are generated");
     let v1alpha = reflection().build_v1alpha().expect("the descriptors are generated");

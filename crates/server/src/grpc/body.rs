@@ -145,11 +145,12 @@ impl FetchBody {
         Poll::Pending
     }
 
-    fn hand_over(&mut self, bytes: Rope) -> Poll<Option<Frame<Rope>>> {
+    fn hand_over(&mut self, mut bytes: Rope) -> Poll<Option<Frame<Rope>>> {
         if let Some(heartbeat) = &mut self.heartbeat {
             heartbeat.handed_over();
         }
         self.control.waits_for_transport();
+        bytes.taken_by = Some(self.control.clone());
         Poll::Ready(Some(Frame::data(bytes)))
     }
 }
@@ -188,12 +189,14 @@ impl Heartbeat {
 }
 
 /// Bytes in several pieces, sent as one.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Rope {
     pieces: SmallVec<[Bytes; 1]>,
     /// Pieces before this one are used up.
     at: usize,
     remaining: usize,
+    /// The stream that is told whenever HTTP/2 takes some of it: a peer may take a long chunk in small bites.
+    taken_by: Option<Arc<StreamControl>>,
 }
 
 impl Rope {
@@ -231,7 +234,7 @@ impl Rope {
 
 impl From<Bytes> for Rope {
     fn from(bytes: Bytes) -> Self {
-        Self { remaining: bytes.len(), pieces: SmallVec::from_buf([bytes]), at: 0 }
+        Self { remaining: bytes.len(), pieces: SmallVec::from_buf([bytes]), ..Self::default() }
     }
 }
 
@@ -253,6 +256,9 @@ impl Buf for Rope {
     fn advance(&mut self, mut count: usize) {
         assert!(count <= self.remaining, "advanced by {count} of {} bytes", self.remaining);
         self.remaining -= count;
+        if let Some(stream) = &self.taken_by {
+            stream.took_some();
+        }
         while let Some(piece) = self.pieces.get_mut(self.at) {
             if count < piece.len() {
                 piece.advance(count);
@@ -272,7 +278,7 @@ mod tests {
 
     fn rope(pieces: &[&'static str]) -> Rope {
         let pieces: SmallVec<[Bytes; 1]> = pieces.iter().map(|piece| Bytes::from_static(piece.as_bytes())).collect();
-        Rope { remaining: pieces.iter().map(Bytes::len).sum(), pieces, at: 0 }
+        Rope { remaining: pieces.iter().map(Bytes::len).sum(), pieces, ..Rope::default() }
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Streams {
 /// One stream, as seen from outside.
 pub(crate) struct StreamControl {
     sweep: Arc<AtomicU64>,
-    /// The sweep in which the transport was handed a chunk and asked for none since; 0 while the body waits for its
+    /// The sweep in which the transport last was handed a chunk or took some of one; 0 while the body waits for its
     /// run.
     waiting_since: AtomicU64,
     deadline: Option<Instant>,
@@ -151,6 +151,14 @@ impl StreamControl {
     /// The transport has a chunk: what follows is up to the peer.
     pub(super) fn waits_for_transport(&self) {
         self.waiting_since.store(self.sweep.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// The transport took some of what it has.
+    pub(super) fn took_some(&self) {
+        // Where the body waits for its run, what is still on its way changes nothing.
+        if self.waiting_since.load(Ordering::Relaxed) != 0 {
+            self.waits_for_transport();
+        }
     }
 
     fn end(&self, cause: Leave) {
