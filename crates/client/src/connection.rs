@@ -37,11 +37,8 @@ const FRAME_BYTES_MIN: u32 = 1 << 16;
 const FRAME_BYTES_MAX: u32 = (1 << 24) - 1;
 const DURATION_MIN: Duration = Duration::from_millis(1);
 
-/// How many streams that were reset are remembered at once, for what the server had already sent on them; hyper's
-/// default is far fewer, and each frame on a forgotten one counts as an error of the connection.
-const RESETS_REMEMBERED_MAX: usize = 1000;
-/// How many such errors a connection may have in its life. hyper's default, 1,024, defends servers: a client that
-/// often has enough would use it up by itself.
+/// How many frames may come, in a connection's life, on streams that were reset and forgotten: each counts as an error.
+/// hyper's default, 1,024, defends servers; a client whose readers often have enough would use it up by itself.
 const RESET_ERRORS_MAX: usize = 1 << 20;
 
 /// What a connection is made with.
@@ -153,7 +150,6 @@ impl Connection {
             .initial_stream_window_size(settings.stream_window_bytes)
             .initial_connection_window_size(settings.connection_window_bytes())
             .max_frame_size(settings.frame_bytes_max)
-            .max_concurrent_reset_streams(RESETS_REMEMBERED_MAX)
             .max_local_error_reset_streams(RESET_ERRORS_MAX);
         if let Some((interval, timeout)) = settings.keepalive {
             builder.keep_alive_interval(interval).keep_alive_timeout(timeout);

@@ -81,7 +81,7 @@ fn list(attempts: &[Attempt]) -> String {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
-    /// The server answered with a status instead of a stream: nothing was started, and no response was given. Try
+    /// The server answered with a status instead of a stream, and gave no response; Outflow then started nothing. Try
     /// again where the code is `UNAVAILABLE`, or the status has a retry delay; else the request itself must change.
     #[error("{address} refused the request: {status}")]
     Refused {

@@ -27,6 +27,11 @@
 //! on HTTP/2 and reads the trailers itself. A stream that ends without an error was given whole, or up to the limit:
 //! the sequence numbers and the trailers are checked.
 //!
+//! # Plain servers
+//! A server of the contract that is no Outflow, such as the tutorial's, sends no `outflow-run-id`. Each of its messages
+//! is a response; this client numbers them, applies the limit by a reset, and takes `OK` for a complete end. What it
+//! cannot give of what was asked is in [`Responses::unsupported`].
+//!
 //! # What it costs
 //! Frames are split where they lie and texts share the buffer that they came in. The windows are large (4 MiB a stream,
 //! 16 of them a connection) and HTTP/2 frames may have 1 MiB, because that halves what large responses cost the server,

@@ -98,12 +98,16 @@ async fn a_connection_that_is_lost_breaks_its_streams_and_later_ones() {
         std::future::pending::<()>().await;
     })
     .await;
+    let unread = client.fetch(Fetch::id(1)).await.unwrap();
     let mut stream = client.fetch(Fetch::id(1)).await.unwrap();
     for _ in 0..2 {
         stream.next().await.unwrap().unwrap();
     }
     assert!(!client.is_closed());
     server.shutdown().await;
+    // What had come is given, though nobody had read it.
+    let (count, position, cause, _) = broken(unread).await;
+    assert_eq!((count, position.last_sequence, cause), (2, 2, BreakCause::Lost));
     let (count, position, cause, _) = broken(stream).await;
     assert_eq!((count, position.last_sequence, cause), (0, 2, BreakCause::Lost));
 

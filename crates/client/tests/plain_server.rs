@@ -1,5 +1,7 @@
 //! A server of the tutorial's contract, made with tonic: no Outflow, over real sockets.
 
+mod support;
+
 use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt as _, stream};
@@ -8,6 +10,7 @@ use outflow_proto::protobuf::{
     Request, Response,
     stream_service_server::{StreamService, StreamServiceServer},
 };
+use support::soon;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::mpsc,
@@ -69,7 +72,7 @@ async fn texts(client: &Client, fetch: Fetch) -> (Vec<(u64, String)>, Option<Out
     assert!(responses.is_plain());
     assert_eq!((responses.run_id(), responses.durability()), (None, None));
     let mut texts = Vec::new();
-    while let Some(response) = responses.next().await {
+    while let Some(response) = soon(responses.next()).await {
         let response = response.unwrap();
         let Payload::Text(text) = response.payload else { panic!("{response:?}") };
         texts.push((response.sequence, text.to_string()));
@@ -108,7 +111,7 @@ async fn a_limit_is_applied_here_and_stops_the_work_there() {
     let (texts, outcome) = texts(&client, Fetch::id(0).limit(2)).await;
     assert_eq!(texts.len(), 2);
     assert_eq!(outcome, Some(Outcome::Limit { last_sequence: 2 }));
-    left.recv().await.unwrap();
+    soon(left.recv()).await.unwrap();
 }
 
 #[tokio::test]
@@ -116,10 +119,10 @@ async fn leaving_stops_the_work_while_the_connection_lives_on() {
     let (address, mut left, _server) = over_tcp().await;
     let client = Client::connect(&address).await.unwrap();
     let mut responses = client.fetch(Fetch::id(0)).await.unwrap();
-    responses.next().await.unwrap().unwrap();
+    soon(responses.next()).await.unwrap().unwrap();
     assert!(left.try_recv().is_err());
     drop(responses);
-    left.recv().await.unwrap();
+    soon(left.recv()).await.unwrap();
     assert_eq!(texts(&client, Fetch::id(1)).await.0.len(), 1);
 }
 
@@ -131,8 +134,8 @@ async fn its_errors_are_its_answers() {
     assert_eq!(refused.to_string(), format!("{address} refused the request: NOT_FOUND: no such \u{20ac}"));
 
     let mut responses = client.fetch(Fetch::id(13)).await.unwrap();
-    assert!(responses.next().await.unwrap().is_ok() && responses.next().await.unwrap().is_ok());
-    let error = responses.next().await.unwrap().unwrap_err();
+    assert!(soon(responses.next()).await.unwrap().is_ok() && soon(responses.next()).await.unwrap().is_ok());
+    let error = soon(responses.next()).await.unwrap().unwrap_err();
     let FetchError::Status { status, .. } = error else { panic!("{error}") };
     assert_eq!((status.code(), status.message()), (Code::INTERNAL, "broken"));
     assert_eq!(responses.outcome(), None);
@@ -144,13 +147,13 @@ async fn its_own_deadline_ends_a_stream_that_would_not_end() {
     let client = Client::connect(&address).await.unwrap();
     let mut responses = client.fetch(Fetch::id(0).deadline(Duration::from_millis(50))).await.unwrap();
     let error = loop {
-        if let Err(error) = responses.next().await.expect("a stream without an end") {
+        if let Err(error) = soon(responses.next()).await.expect("a stream without an end") {
             break error;
         }
     };
     // tonic's timeout bounds the headers alone, so that this client has to act.
     assert!(matches!(error, FetchError::WaitedTooLong { .. }), "{error}");
-    left.recv().await.unwrap();
+    soon(left.recv()).await.unwrap();
 }
 
 #[tokio::test]

@@ -27,11 +27,7 @@ pub(crate) async fn drive(run: Arc<Run>, plan: Plan, cleanup: Cleanup, jobs_on: 
                 Some(ended) => ended.expect("jobs catch their panics, and only this set stops them"),
                 None => break,
             },
-            () = run.closed() => {
-                // Dropping the set stops what is under way.
-                run.report_leaving(jobs_left);
-                return;
-            }
+            () = run.closed() => break,
         };
         jobs_left -= 1;
         if let Some(error) = run.job_ended(job, outcome)
@@ -43,7 +39,13 @@ pub(crate) async fn drive(run: Arc<Run>, plan: Plan, cleanup: Cleanup, jobs_on: 
             }
         }
     }
-    run.close(first_error.map_or(End::Complete, End::Failed));
+    if !run.close(first_error.map_or(End::Complete, End::Failed)) {
+        // Its reader was first.
+        run.report_leaving(jobs_left);
+    }
+    // Also waits until they are gone: a job that is dropped may leave something to finish, and whoever waits for this
+    // run waits for that, too.
+    under_way.shutdown().await;
 }
 
 /// A job as a task that never panics.

@@ -344,10 +344,14 @@ impl Run {
         }
     }
 
-    /// Ends the run, unless it had ended before.
-    pub(crate) fn close(&self, end: End) {
-        let wakers = self.state.lock().close(end);
+    /// Ends the run, unless it had ended before; says whether this did.
+    pub(crate) fn close(&self, end: End) -> bool {
+        let mut state = self.state.lock();
+        let first = state.end.is_none();
+        let wakers = state.close(end);
+        drop(state);
         wakers.wake();
+        first
     }
 
     /// Records how a job ended; an error becomes a response in its place.

@@ -62,15 +62,17 @@ async fn a_peer_that_speaks_no_http2_is_sent_settings_and_away() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_peer_that_does_not_get_to_its_first_frame_is_closed_in_time() {
     let server = server(&Gauge::default(), |limits| limits.preface_time = PREFACE_TIME);
-    // A whole preface is not enough: SETTINGS belong to it.
-    for said in [&b""[..], b"PRI *", PREFACE, &[PREFACE, &[0, 0, 0, 4]].concat()] {
+    let closed = async |said: &[u8]| {
         let began = Instant::now();
         let mut peer = Peer::connect(server.address()).await;
         peer.send(said).await;
         peer.closed().await;
         let took = began.elapsed();
         assert!(took >= PREFACE_TIME && took < Duration::from_secs(4), "{took:?} for {said:?}");
-    }
+    };
+    // A whole preface is not enough: SETTINGS belong to it.
+    let settings = [PREFACE, &[0, 0, 0, 4]].concat();
+    tokio::join!(closed(b""), closed(b"PRI *"), closed(PREFACE), closed(&settings));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outflow::{Plan, TransportLimits};
+use outflow::{Plan, TransportLimits, source::Simulate};
 use outflow_proto::protobuf::Request;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
@@ -173,19 +173,12 @@ async fn a_reader_that_reads_again_after_its_deadline_is_told_its_status() {
     assert!(received > WINDOW_BYTES, "what HTTP/2 had taken comes before them");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_reader_that_takes_large_responses_little_by_little_is_not_cut() {
-    let mut limits = TransportLimits::default();
-    limits.stall_time = Duration::from_secs(1);
-    let server = TestServer::start(|server| server.transport_limits(limits));
-    let mut peer = Peer::open(server.address()).await;
-    let large = simulate(&[("jobs", "1"), ("responses", "2"), ("size", "1048000")]);
-    peer.send(&fetch(1, &large, &[])).await;
-    // It takes 16 KiB every 250 ms, for three times as long as a reader may take nothing.
+/// Takes 16 KiB of stream 1 every 250 ms, for more than twice as long as a reader may take nothing.
+async fn take_little_by_little(peer: &mut Peer) {
     let grant = 16 * 1024;
     let mut allowed = WINDOW_BYTES;
     let mut received = 0;
-    for _ in 0..12 {
+    for _ in 0..11 {
         while received < allowed {
             let frame = peer.until(|frame| frame.stream == 1 && frame.kind != HEADERS).await;
             assert_eq!(frame.kind, DATA, "cut after {received} bytes, the last of them just now: {frame:?}");
@@ -198,20 +191,24 @@ async fn a_reader_that_takes_large_responses_little_by_little_is_not_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_silent_run_is_no_stalled_reader() {
-    let alive = Gauge::default();
-    let job = alive.clone();
+async fn no_reader_is_cut_that_takes_little_by_little_or_has_nothing_to_take() {
     let mut limits = TransportLimits::default();
     limits.stall_time = Duration::from_secs(1);
+    let alive = Gauge::default();
+    let job = alive.clone();
     let server = TestServer::start(|server| {
-        server.default_source("test", planned(move |_| support::waiting(&job))).transport_limits(limits)
+        let silent = planned(move |_| support::waiting(&job));
+        server.default_source("test", Simulate::default()).source("silent", silent).transport_limits(limits)
     });
-    let mut peer = Peer::open(server.address()).await;
-    peer.send(&fetch(1, &Request::default(), &[])).await;
-    peer.until(|frame| frame.is(DATA, 1)).await;
-    tokio::time::sleep(Duration::from_millis(3_200)).await;
+    let (mut slow, mut silent) = (Peer::open(server.address()).await, Peer::open(server.address()).await);
+    silent.send(&fetch(1, &Request { source: "silent".to_owned(), ..Default::default() }, &[])).await;
+    silent.until(|frame| frame.is(DATA, 1)).await;
+    let large = simulate(&[("jobs", "1"), ("responses", "2"), ("size", "1048000")]);
+    slow.send(&fetch(1, &large, &[])).await;
+
+    take_little_by_little(&mut slow).await;
     assert_eq!(alive.now(), 1, "there was nothing to take");
-    peer.assert_lives().await;
+    silent.assert_lives().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -54,7 +54,7 @@ impl Frame {
         matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
     }
 
-    /// The code of a RST_STREAM.
+    /// The error code of a reset.
     pub fn code(&self) -> u32 {
         assert_eq!(self.kind, RST_STREAM, "{self:?}");
         self.payload.clone().get_u32()
@@ -129,6 +129,7 @@ impl Peer {
     }
 
     pub fn over(socket: TcpStream) -> Self {
+        socket.set_nodelay(true).unwrap();
         Self { socket, received: BytesMut::new() }
     }
 

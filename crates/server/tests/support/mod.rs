@@ -206,8 +206,6 @@ impl Drop for Alive {
 
 /// What `work` gives, which has to come in this time.
 pub async fn within<T>(time: Duration, work: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(time, work).await {
-        Ok(given) => given,
-        Err(_) => panic!("it took longer than {time:?}"),
-    }
+    let given = tokio::time::timeout(time, work).await;
+    given.unwrap_or_else(|_| panic!("it took longer than {time:?}"))
 }

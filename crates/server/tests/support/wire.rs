@@ -1,11 +1,11 @@
 //! A client that sees what is on the wire: headers, messages, trailers and resets, each by itself.
 
-use std::{net::SocketAddr, pin::pin};
+use std::net::SocketAddr;
 
 use base64::{Engine as _, engine::general_purpose};
 use bytes::{Buf as _, Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream, client::Builder, client::ResponseFuture, client::SendRequest};
-use http::{HeaderMap, Method, Request, StatusCode, request};
+use http::{HeaderMap, Method, Request, Response, StatusCode, request};
 use outflow_proto::protobuf;
 use prost::Message as _;
 use tokio::{net::TcpStream, task::JoinSet};
@@ -32,6 +32,7 @@ impl Connection {
 
     pub async fn with(address: SocketAddr, builder: &Builder) -> Self {
         let socket = TcpStream::connect(address).await.unwrap();
+        socket.set_nodelay(true).unwrap();
         let (send, connection) = builder.handshake(socket).await.unwrap();
         let mut driver = JoinSet::new();
         driver.spawn(connection);
@@ -114,7 +115,7 @@ pub struct Answering {
 }
 
 impl Answering {
-    pub async fn new(response: ResponseFuture) -> Self {
+    pub async fn new(response: impl Future<Output = Result<Response<RecvStream>, h2::Error>>) -> Self {
         let (head, body) = within(PATIENCE, response).await.unwrap().into_parts();
         Self {
             status: head.status,
@@ -246,10 +247,4 @@ impl Answer {
     pub fn results(&self) -> Vec<String> {
         self.responses().into_iter().map(|response| response.result).collect()
     }
-}
-
-/// Whether the server has answered by now.
-pub async fn is_answered(response: &mut ResponseFuture) -> bool {
-    let mut response = pin!(response);
-    std::future::poll_fn(|cx| std::task::Poll::Ready(response.as_mut().poll(cx).is_ready())).await
 }
