@@ -9,10 +9,12 @@ use tonic_reflection::pb::{v1, v1alpha};
 
 use support::{PATIENCE, TestServer, within};
 
-/// What is listed; each version of reflection knows itself and not the other.
-fn services(reflection: &'static str) -> [&'static str; 3] {
-    ["grpc.health.v1.Health", reflection, "protobuf.StreamService"]
-}
+const SERVICES: [&str; 4] = [
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+    "protobuf.StreamService",
+];
 
 async fn channel(server: &TestServer) -> Channel {
     Channel::from_shared(format!("http://{}", server.address())).unwrap().connect().await.unwrap()
@@ -59,7 +61,7 @@ async fn reflection_v1_lists_the_services_and_describes_the_stream() {
     };
     let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
     names.sort();
-    assert_eq!(names, services("grpc.reflection.v1.ServerReflection"));
+    assert_eq!(names, SERVICES);
 
     let Some(MessageResponse::FileDescriptorResponse(files)) =
         answers.message().await.unwrap().unwrap().message_response
@@ -101,5 +103,5 @@ async fn reflection_v1alpha_lists_the_same_services() {
     };
     let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
     names.sort();
-    assert_eq!(names, services("grpc.reflection.v1alpha.ServerReflection"));
+    assert_eq!(names, SERVICES);
 }
