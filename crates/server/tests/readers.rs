@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outflow::{Plan, TransportLimits, source::Simulate};
+use outflow::{Plan, Request as Asked, TransportLimits, source::Simulate};
 use outflow_proto::protobuf::Request;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
@@ -20,6 +20,7 @@ use support::{
     frames::{CANCEL, DATA, Frame, HEADERS, Peer, RST_STREAM, fetch, setting, window},
     one, planned,
     wire::simulate,
+    within,
 };
 
 /// Responses of a job that nobody reads.
@@ -30,6 +31,9 @@ const FRAME_BYTES_MIN: usize = 5 + 2 + 2 + TEXT.len();
 
 /// HTTP/2's usual window, which a reader leaves shut (RFC 9113 §6.9.2).
 const WINDOW_BYTES: usize = 65_535;
+/// By when a reader is cut that takes nothing for a second, with room for a slow machine.
+const CUT_TIME: Duration = Duration::from_millis(3_500);
+
 /// Bytes of a run's window and of HTTP/2's send buffer, the server's defaults, with the two chunks between them that
 /// a stalled stream was seen to pull.
 const HELD_BYTES_MAX: usize = 128 * 1024 + 128 * 1024 + 2 * 64 * 1024;
@@ -209,6 +213,76 @@ async fn no_reader_is_cut_that_takes_little_by_little_or_has_nothing_to_take() {
     take_little_by_little(&mut slow).await;
     assert_eq!(alive.now(), 1, "there was nothing to take");
     silent.assert_lives().await;
+}
+
+/// Two connections that each leave shut the window of a stream whose run has nothing more to give: one has ended, the
+/// other waits. HTTP/2 took all there is, and so much of it that it cannot be sent.
+async fn leaving_the_rest(server: &TestServer, extra: &[(&str, &str)]) -> [Peer; 2] {
+    let mut peers = [Peer::open(server.address()).await, Peer::open(server.address()).await];
+    for (id, peer) in (0..).zip(&mut peers) {
+        peer.send(&fetch(1, &Request { id, ..Default::default() }, extra)).await;
+        let mut received = 0;
+        while received < WINDOW_BYTES {
+            received += peer.until(|frame| frame.is(DATA, 1)).await.payload.len();
+        }
+    }
+    peers
+}
+
+/// A server for that.
+fn server_of_one_large_response(alive: &Gauge, stall: u64) -> TestServer {
+    let alive = alive.clone();
+    let mut limits = TransportLimits::default();
+    limits.stall_time = Duration::from_secs(stall);
+    let plan = move |request: &Asked| {
+        let (alive, waits) = (alive.clone(), request.id() == 1);
+        one(async move |emitter| {
+            let _alive = alive.enter();
+            emitter.emit("x".repeat(110_000)).await?;
+            if waits {
+                tokio::time::sleep(Duration::from_hours(1)).await;
+            }
+            Ok(())
+        })
+    };
+    TestServer::start(|server| server.default_source("test", planned(plan)).transport_limits(limits))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_reader_that_leaves_the_rest_unread_is_reset_in_time_at_its_deadline_and_when_the_server_ends() {
+    let alive = Gauge::default();
+    let are_reset = async |peers: [Peer; 2]| {
+        for mut peer in peers {
+            let end = within(CUT_TIME, peer.until(|frame| frame.stream == 1)).await;
+            assert_eq!((end.kind, end.code()), (RST_STREAM, CANCEL));
+        }
+    };
+    let in_time = async {
+        let server = server_of_one_large_response(&alive, 1);
+        are_reset(leaving_the_rest(&server, &[]).await).await;
+    };
+    let at_its_deadline = async {
+        let server = server_of_one_large_response(&alive, 60);
+        are_reset(leaving_the_rest(&server, &[("grpc-timeout", "400m")]).await).await;
+    };
+    let when_the_server_ends = async {
+        let mut server = server_of_one_large_response(&alive, 60);
+        let peers = leaving_the_rest(&server, &[]).await;
+        server.shut_down();
+        are_reset(peers).await;
+    };
+    tokio::join!(in_time, at_its_deadline, when_the_server_ends);
+    alive.becomes(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_reader_that_takes_the_rest_late_is_given_it_with_the_end() {
+    let server = server_of_one_large_response(&Gauge::default(), 60);
+    let [mut peer, _] = leaving_the_rest(&server, &[]).await;
+    peer.send(&[window(0, 1 << 20), window(1, 1 << 20)].concat()).await;
+    let (end, received) = ended(&mut peer).await;
+    assert_eq!(end.kind, HEADERS, "trailers: {end:?}");
+    assert!(received > 110_000 - WINDOW_BYTES, "{received}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -133,6 +133,9 @@ impl FetchBody {
             return self.hand_over(send);
         }
         if let Some(finish) = &self.finish {
+            // Trailers behind data that the peer does not take would end the stream's task, and with it all that
+            // could still end the stream: its deadline, the sweep, a drain.
+            ready!(self.control.poll_all_taken(cx));
             self.ended = true;
             return Poll::Ready(Some(Frame::trailers(status::trailers(finish))));
         }
@@ -141,7 +144,6 @@ impl FetchBody {
         {
             return self.hand_over(Bytes::from_static(HEARTBEAT).into());
         }
-        self.control.waits_for_run();
         Poll::Pending
     }
 
@@ -149,7 +151,7 @@ impl FetchBody {
         if let Some(heartbeat) = &mut self.heartbeat {
             heartbeat.handed_over();
         }
-        self.control.waits_for_transport();
+        self.control.handed_over(bytes.remaining());
         bytes.taken_by = Some(self.control.clone());
         Poll::Ready(Some(Frame::data(bytes)))
     }
@@ -216,7 +218,7 @@ impl Rope {
 
     /// The first `bytes` of it, which stay no longer in it.
     fn split_to(&mut self, bytes: usize) -> Self {
-        let mut first = Self { remaining: bytes, ..Self::default() };
+        let mut first = Self { pieces: SmallVec::new(), at: 0, remaining: bytes, taken_by: None };
         let mut missing = bytes;
         while missing > 0 {
             let piece = &mut self.pieces[self.at];
@@ -232,9 +234,17 @@ impl Rope {
     }
 }
 
+impl Drop for Rope {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.taken_by {
+            stream.took(self.remaining);
+        }
+    }
+}
+
 impl From<Bytes> for Rope {
     fn from(bytes: Bytes) -> Self {
-        Self { remaining: bytes.len(), pieces: SmallVec::from_buf([bytes]), ..Self::default() }
+        Self { remaining: bytes.len(), pieces: SmallVec::from_buf([bytes]), at: 0, taken_by: None }
     }
 }
 
@@ -257,7 +267,7 @@ impl Buf for Rope {
         assert!(count <= self.remaining, "advanced by {count} of {} bytes", self.remaining);
         self.remaining -= count;
         if let Some(stream) = &self.taken_by {
-            stream.took_some();
+            stream.took(count);
         }
         while let Some(piece) = self.pieces.get_mut(self.at) {
             if count < piece.len() {
@@ -278,7 +288,7 @@ mod tests {
 
     fn rope(pieces: &[&'static str]) -> Rope {
         let pieces: SmallVec<[Bytes; 1]> = pieces.iter().map(|piece| Bytes::from_static(piece.as_bytes())).collect();
-        Rope { remaining: pieces.iter().map(Bytes::len).sum(), pieces, ..Rope::default() }
+        Rope { remaining: pieces.iter().map(Bytes::len).sum(), pieces, at: 0, taken_by: None }
     }
 
     #[test]

@@ -8,9 +8,9 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -54,6 +54,7 @@ impl Streams {
         Arc::new(StreamControl {
             sweep: self.sweep.clone(),
             waiting_since: AtomicU64::new(0),
+            untaken: AtomicUsize::new(0),
             deadline,
             state: Mutex::default(),
         })
@@ -113,9 +114,10 @@ impl Streams {
 /// One stream, as seen from outside.
 pub(crate) struct StreamControl {
     sweep: Arc<AtomicU64>,
-    /// The sweep in which the transport last was handed a chunk or took some of one; 0 while the body waits for its
-    /// run.
+    /// The sweep in which the transport last took some of what it has; 0 while it has nothing.
     waiting_since: AtomicU64,
+    /// Bytes that the transport was handed and has not taken.
+    untaken: AtomicUsize,
     deadline: Option<Instant>,
     state: Mutex<State>,
 }
@@ -126,6 +128,8 @@ struct State {
     closer: Option<Closer>,
     ended: Option<Leave>,
     task: Option<AbortHandle>,
+    /// The body, while it waits for all to be taken.
+    body: Option<Waker>,
 }
 
 impl StreamControl {
@@ -143,22 +147,35 @@ impl StreamControl {
         }
     }
 
-    /// The body was asked for a chunk and has none: what follows is up to the run.
-    pub(super) fn waits_for_run(&self) {
-        self.waiting_since.store(0, Ordering::Relaxed);
-    }
-
-    /// The transport has a chunk: what follows is up to the peer.
-    pub(super) fn waits_for_transport(&self) {
-        self.waiting_since.store(self.sweep.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-
-    /// The transport took some of what it has.
-    pub(super) fn took_some(&self) {
-        // Where the body waits for its run, what is still on its way changes nothing.
-        if self.waiting_since.load(Ordering::Relaxed) != 0 {
-            self.waits_for_transport();
+    /// The transport was handed so many bytes.
+    pub(super) fn handed_over(&self, bytes: usize) {
+        if self.untaken.fetch_add(bytes, Ordering::Relaxed) == 0 {
+            self.waiting_since.store(self.sweep.load(Ordering::Relaxed), Ordering::Relaxed);
         }
+    }
+
+    /// HTTP/2 took so many of them, or dropped them.
+    pub(super) fn took(&self, bytes: usize) {
+        if self.untaken.fetch_sub(bytes, Ordering::Relaxed) > bytes {
+            self.waiting_since.store(self.sweep.load(Ordering::Relaxed), Ordering::Relaxed);
+            return;
+        }
+        self.waiting_since.store(0, Ordering::Relaxed);
+        let waker = self.state.lock().body.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Ready once HTTP/2 has taken all that it was handed.
+    pub(super) fn poll_all_taken(&self, cx: &Context<'_>) -> Poll<()> {
+        // Looked at under the lock that `took` takes after it has counted, so that no wake-up is lost.
+        let mut state = self.state.lock();
+        if self.untaken.load(Ordering::Relaxed) == 0 {
+            return Poll::Ready(());
+        }
+        state.body = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     fn end(&self, cause: Leave) {
