@@ -5,12 +5,15 @@ use std::{
     future::Future,
     net::{SocketAddr, TcpListener},
     sync::Arc,
-    thread::JoinHandle,
     time::Duration,
 };
 
 use outflow_engine::{Engine, Limits, Source};
-use tokio::{runtime::Runtime, sync::Semaphore, task::JoinSet};
+use tokio::{
+    runtime::Runtime,
+    sync::{Semaphore, oneshot},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
@@ -189,7 +192,7 @@ impl Server {
         let Self { listeners, engine, compute, limits, workers, hurry, .. } = self;
         let phases = Phases::default();
         let (health, services) = services(&engine).await;
-        let (workers, threads) = start_workers(workers, &services, &limits, &phases)?;
+        let (workers, ended) = start_workers(workers, &services, &limits, &phases)?;
 
         let places = Arc::new(Semaphore::new(limits.connections_max));
         let mut accepting = JoinSet::new();
@@ -214,7 +217,7 @@ impl Server {
         phases.drain.cancel();
         while accepting.join_next().await.is_some() {}
         stop(&engine, &workers, &places, &limits, &phases, &hurry).await;
-        join(threads).await;
+        wait_for(ended).await;
         compute.shutdown_background();
         Ok(served?)
     }
@@ -274,7 +277,7 @@ async fn services(engine: &Arc<Engine>) -> (tonic_health::server::HealthReporter
     (health, Services::new(engine.clone(), routes, &names))
 }
 
-type Started = (Arc<[Worker]>, Vec<JoinHandle<()>>);
+type Started = (Arc<[Worker]>, Vec<oneshot::Receiver<()>>);
 
 fn start_workers(
     count: usize,
@@ -283,25 +286,25 @@ fn start_workers(
     phases: &Phases,
 ) -> std::io::Result<Started> {
     let mut workers = Vec::with_capacity(count);
-    let mut threads = Vec::with_capacity(count);
+    let mut ended = Vec::with_capacity(count);
     for index in 0..count {
-        let (worker, thread) = Worker::start(index, services.clone(), limits.clone(), phases.clone())?;
+        let (worker, end) = Worker::start(index, services.clone(), limits.clone(), phases.clone())?;
         workers.push(worker);
-        threads.push(thread);
+        ended.push(end);
     }
-    Ok((workers.into(), threads))
+    Ok((workers.into(), ended))
 }
 
-/// Waits for threads that were told to end, off this runtime's own thread.
-async fn join(threads: Vec<JoinHandle<()>>) {
-    let joined = tokio::task::spawn_blocking(move || {
-        for thread in threads {
-            if thread.join().is_err() {
+/// Waits for the workers, which were told to end. One whose thread a job blocks is left behind.
+async fn wait_for(workers: Vec<oneshot::Receiver<()>>) {
+    let all = async {
+        for ended in workers {
+            if ended.await.is_err() {
                 tracing::error!("a worker's thread panicked, which is a bug");
             }
         }
-    });
-    if joined.await.is_err() {
-        tracing::error!("waiting for the workers failed, which is a bug");
+    };
+    if tokio::time::timeout(KILL_TIME, all).await.is_err() {
+        tracing::warn!("a job blocks a worker's thread, which is abandoned");
     }
 }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outflow::{Cleanup, Job, Plan, Request as Asked};
+use outflow::{Cleanup, Job, Placement, Plan, Request as Asked};
 use outflow_proto::protobuf::Request;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -330,6 +330,21 @@ async fn a_job_that_blocks_its_thread_is_abandoned() {
     stream.response().await;
     server.shut_down();
     assert_eq!(stream.finish().await.code(), Code::Unavailable);
+    server.hurry().now();
+    server.ended_within(SOON);
+    drop(release);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_job_that_blocks_the_thread_of_its_reader_is_abandoned_too() {
+    let (release, blocked) = mpsc::sync_channel(0);
+    let blocked = Arc::new(Mutex::new(blocked));
+    let mut server = TestServer::planned(move |_| Plan::new().job(blocking(&blocked)).placement(Placement::Reader));
+    // No answer comes: the thread that would give it is blocked.
+    let mut peer = Peer::open(server.address()).await;
+    peer.send(&fetch(1, &request(1), &[])).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.shut_down();
     server.hurry().now();
     server.ended_within(SOON);
     drop(release);

@@ -7,13 +7,12 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    thread::JoinHandle,
 };
 
 use outflow_engine::Leave;
 use tokio::{
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
     task::JoinSet,
 };
 
@@ -39,7 +38,7 @@ struct Accepted {
 }
 
 impl Worker {
-    /// Starts a worker; its thread ends with the last of `phases`.
+    /// Starts a worker. Its thread ends with the last of `phases`, which the receiver then tells.
     ///
     /// # Errors
     /// Where the system gives no thread or no runtime.
@@ -48,15 +47,19 @@ impl Worker {
         services: Services,
         limits: TransportLimits,
         phases: Phases,
-    ) -> io::Result<(Self, JoinHandle<()>)> {
+    ) -> io::Result<(Self, oneshot::Receiver<()>)> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (sockets, handed_over) = mpsc::channel(HANDED_OVER_MAX);
         let streams = Streams::new(limits.stall_time);
         let worker = Self { sockets, connections: Arc::default() };
-        let thread = std::thread::Builder::new()
-            .name(format!("outflow-worker-{index}"))
-            .spawn(move || runtime.block_on(run(handed_over, services, streams, limits, phases)))?;
-        Ok((worker, thread))
+        let (end, ended) = oneshot::channel();
+        std::thread::Builder::new().name(format!("outflow-worker-{index}")).spawn(move || {
+            runtime.block_on(run(handed_over, services, streams, limits, phases));
+            drop(runtime);
+            // Nobody is interested where the server gave up waiting.
+            _ = end.send(());
+        })?;
+        Ok((worker, ended))
     }
 
     /// How many connections it has.
