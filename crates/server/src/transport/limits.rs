@@ -11,7 +11,8 @@ pub struct TransportLimits {
     /// Streams at once on one connection (`SETTINGS_MAX_CONCURRENT_STREAMS`, RFC 9113 §6.5.2). Clients queue beyond
     /// it in silence, so it is not small. Default 1,024.
     pub streams_per_connection: u32,
-    /// Bytes of one stream that HTTP/2 may hold for a peer whose window is shut. Default 128 KiB, two chunks.
+    /// Bytes of one stream that HTTP/2 may hold for a peer whose window is shut, beside a chunk that it has been given.
+    /// Default 64 KiB, one chunk.
     pub send_buffer_bytes: usize,
     /// Bytes that the kernel may hold unsent for a connection (`TCP_NOTSENT_LOWAT`); what is on its way is bounded by
     /// the peer's receive window. Default 128 KiB.
