@@ -28,8 +28,8 @@ use crate::{
 /// How long open streams and connections have for their end, once the server is told to stop.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// How long jobs and what cleans up after them (a process that ignores TERM) have after that.
-const CLEANUP_TIME: Duration = Duration::from_secs(4);
-/// How long they have once they are told to hurry.
+const CLEANUP_TIME: Duration = Duration::from_secs(3);
+/// How long they have once they are told to hurry, and how long a thread has for its end: ten seconds in all.
 const KILL_TIME: Duration = Duration::from_secs(1);
 
 /// Why a server did not start, or stopped by itself.
