@@ -37,28 +37,45 @@ impl Budget {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    /// `bytes`, counted until the last clone or slice of the returned value is dropped, wherever that happens.
-    pub(crate) fn charge<B: AsRef<[u8]> + Send + 'static>(&self, bytes: B, held: usize) -> Bytes {
-        self.0.used.fetch_add(held, Ordering::Relaxed);
-        Bytes::from_owner(Charged { bytes, held, budget: self.clone() })
+    /// A share of the budget, of no bytes yet.
+    pub(crate) fn share(&self) -> Share {
+        Share { held: 0, budget: self.clone() }
     }
 }
 
-struct Charged<B> {
-    bytes: B,
+/// Bytes that are counted in a budget until this is dropped.
+pub(crate) struct Share {
     held: usize,
     budget: Budget,
 }
 
-impl<B: AsRef<[u8]>> AsRef<[u8]> for Charged<B> {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes.as_ref()
+impl Share {
+    /// Counts `held` bytes from here on, not fewer than before.
+    pub(crate) fn grow_to(&mut self, held: usize) {
+        self.budget.0.used.fetch_add(held - self.held, Ordering::Relaxed);
+        self.held = held;
+    }
+
+    /// `bytes`, which this share counts until the last clone or slice of them is dropped, wherever that happens.
+    pub(crate) fn pays_for<B: AsRef<[u8]> + Send + 'static>(self, bytes: B) -> Bytes {
+        Bytes::from_owner(Paid { bytes, _share: self })
     }
 }
 
-impl<B> Drop for Charged<B> {
+impl Drop for Share {
     fn drop(&mut self) {
         self.budget.0.used.fetch_sub(self.held, Ordering::Relaxed);
+    }
+}
+
+struct Paid<B> {
+    bytes: B,
+    _share: Share,
+}
+
+impl<B: AsRef<[u8]>> AsRef<[u8]> for Paid<B> {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.as_ref()
     }
 }
 
@@ -69,7 +86,11 @@ mod tests {
     #[test]
     fn bytes_count_until_their_last_slice_is_dropped() {
         let budget = Budget::new(10);
-        let whole = budget.charge(vec![0; 10], 10);
+        let mut share = budget.share();
+        share.grow_to(4);
+        assert_eq!(budget.used(), 4);
+        share.grow_to(10);
+        let whole = share.pays_for(vec![0; 10]);
         assert!(!budget.has_room());
         let part = whole.slice(3..5);
         drop(whole);

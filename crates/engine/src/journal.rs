@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::{
     Budget, JobError, JobIndex, Limits, Sequence,
+    budget::Share,
     frame::{Field, HEAD_BUFFER_BYTES, PREFIX_BYTES, Part, write_head},
 };
 
@@ -118,6 +119,8 @@ struct Tail {
     buffer: Vec<u8>,
     /// Bytes of `buffer` that are written.
     used: usize,
+    /// What `buffer` counts in the budget.
+    share: Option<Share>,
     /// What comes before `buffer` in this block.
     parts: SmallVec<[Bytes; 1]>,
     /// Bytes in `parts`.
@@ -129,13 +132,25 @@ impl Tail {
         self.parts_bytes + self.used
     }
 
+    /// Makes `buffer` so long, and counts it.
+    fn grow_to(&mut self, length: usize, budget: &Budget) {
+        if self.buffer.is_empty() {
+            // Zeroed by the allocator, which often has nothing to do for it.
+            self.buffer = vec![0; length];
+        } else {
+            self.buffer.reserve_exact(length - self.buffer.len());
+            self.buffer.resize(length, 0);
+        }
+        self.share.get_or_insert_with(|| budget.share()).grow_to(self.buffer.capacity());
+    }
+
     /// Ends `buffer` where it is written, as a part.
-    fn end_part(&mut self, budget: &Budget) {
+    fn end_part(&mut self) {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.truncate(std::mem::take(&mut self.used));
-        let held = buffer.capacity();
         self.parts_bytes += buffer.len();
-        self.parts.push(budget.charge(buffer, held));
+        let share = self.share.take().expect("a buffer is counted since it grew");
+        self.parts.push(share.pays_for(buffer));
     }
 }
 
@@ -223,15 +238,9 @@ impl Journal {
         if self.tail.len() > 0 && self.tail.len() + wanted > BLOCK_BYTES {
             self.seal(Sequence(self.appended.0 - 1));
         }
-        let Tail { buffer, used, .. } = &mut self.tail;
-        let grown = self.tail_capacity.max(buffer.len() * 2).min(BLOCK_BYTES).max(*used + wanted);
-        if buffer.is_empty() {
-            // Zeroed by the allocator, which often has nothing to do for it.
-            *buffer = vec![0; grown];
-        } else {
-            buffer.reserve_exact(grown - buffer.len());
-            buffer.resize(grown, 0);
-        }
+        let Tail { buffer, used, .. } = &self.tail;
+        let length = self.tail_capacity.max(buffer.len() * 2).min(BLOCK_BYTES).max(*used + wanted);
+        self.tail.grow_to(length, &self.budget);
     }
 
     /// Ends the tail's buffer with a frame's head, and puts the payload behind it as it is.
@@ -240,10 +249,11 @@ impl Journal {
         let Content::Shared(payload) = std::mem::replace(content, Content::Borrowed(&[])) else {
             unreachable!("only shared content is shared")
         };
-        self.tail.end_part(&self.budget);
-        let bytes = payload.len();
-        self.tail.parts_bytes += bytes;
-        self.tail.parts.push(self.budget.charge(payload, bytes));
+        self.tail.end_part();
+        self.tail.parts_bytes += payload.len();
+        let mut share = self.budget.share();
+        share.grow_to(payload.len());
+        self.tail.parts.push(share.pays_for(payload));
     }
 
     /// Appends the error with which `job` ended, room or not: it is short, and there is one a job.
@@ -278,7 +288,7 @@ impl Journal {
     fn seal(&mut self, last: Sequence) {
         self.tail_capacity = (self.tail.used * 2).clamp(TAIL_BYTES_MIN, BLOCK_BYTES);
         if self.tail.used > 0 {
-            self.tail.end_part(&self.budget);
+            self.tail.end_part();
         }
         let Tail { parts, .. } = std::mem::take(&mut self.tail);
         let first = Sequence(self.sealed.0 + 1);
@@ -418,8 +428,13 @@ mod tests {
     }
 
     #[test]
-    fn bytes_count_in_the_budget_from_seal_to_drop() {
+    fn bytes_count_in_the_budget_from_the_first_to_the_last_that_holds_them() {
         let mut journal = journal();
+        text(&mut journal, 0, &"x".repeat(10_000));
+        assert!(journal.budget.used() >= 10_000, "also before anybody reads");
+        journal.discard();
+        assert_eq!(journal.budget.used(), 0);
+
         text(&mut journal, 0, "x");
         let chunk = journal.take(Sequence(1), ALL).unwrap();
         assert!(journal.budget.used() >= chunk.len());
