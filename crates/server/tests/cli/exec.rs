@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
-    process::Stdio,
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
@@ -12,6 +12,16 @@ use crate::program::{Server, outflow, processes_with, text, wait, within};
 
 fn all_gone(marker: &str) -> bool {
     within(Duration::from_secs(8), || (processes_with(marker) == 0).then_some(())).is_some()
+}
+
+/// A server and a client of it, whose command runs, has `marker` in its arguments, and ignores TERM.
+fn running_although_told_to_end(marker: &str) -> (Server, Child) {
+    let script = format!("trap '' TERM; echo started; while :; do sleep 0.1; done; : {marker}");
+    let server = Server::start(&["--", "sh", "-c", &script]);
+    let mut fetch = outflow(&["fetch", "1", "--server", &server.address]);
+    let client = fetch.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    assert!(within(Duration::from_secs(5), || (processes_with(marker) > 0).then_some(())).is_some());
+    (server, client)
 }
 
 #[test]
@@ -63,15 +73,21 @@ fn a_reader_who_leaves_ends_the_whole_group() {
 }
 
 #[test]
+fn a_command_is_asked_to_end_before_it_is_made_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let goodbye = folder.path().join("goodbye");
+    let script =
+        format!("trap 'echo goodbye >{}; exit' TERM; echo started; while :; do sleep 0.05; done", goodbye.display());
+    let server = Server::start(&["--", "sh", "-c", &script]);
+    server.fetch(&["1", "--limit", "1"]);
+    let said =
+        within(Duration::from_secs(5), || std::fs::read_to_string(&goodbye).ok().filter(|text| !text.is_empty()));
+    assert_eq!(said.as_deref(), Some("goodbye\n"));
+}
+
+#[test]
 fn the_end_of_the_server_ends_the_command_also_one_that_ignores_term() {
-    let script = "trap '' TERM; echo started; while :; do sleep 0.1; done; : ignores-term";
-    let mut server = Server::start(&["--", "sh", "-c", script]);
-    let mut client = outflow(&["fetch", "1", "--server", &server.address])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    assert!(within(Duration::from_secs(5), || (processes_with("ignores-term") > 0).then_some(())).is_some());
+    let (mut server, mut client) = running_although_told_to_end("ignores-term");
     server.signal(Signal::TERM);
     let (status, took) = server.wait();
     assert!(status.success() && took < Duration::from_secs(8), "{status} after {took:?}");
@@ -81,14 +97,7 @@ fn the_end_of_the_server_ends_the_command_also_one_that_ignores_term() {
 
 #[test]
 fn a_second_signal_does_not_wait_for_the_grace() {
-    let script = "trap '' TERM; echo started; while :; do sleep 0.1; done; : second-signal";
-    let mut server = Server::start(&["--", "sh", "-c", script]);
-    let mut client = outflow(&["fetch", "1", "--server", &server.address])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    assert!(within(Duration::from_secs(5), || (processes_with("second-signal") > 0).then_some(())).is_some());
+    let (mut server, mut client) = running_although_told_to_end("second-signal");
     server.signal(Signal::INT);
     server.line("send error: server is shutting down");
     server.signal(Signal::INT);
