@@ -76,8 +76,8 @@ fn a_reader_who_leaves_ends_the_whole_group() {
 fn a_command_is_asked_to_end_before_it_is_made_to() {
     let folder = tempfile::tempdir().unwrap();
     let goodbye = folder.path().join("goodbye");
-    let script =
-        format!("trap 'echo goodbye >{}; exit' TERM; echo started; while :; do sleep 0.05; done", goodbye.display());
+    // It waits and starts nothing: a shell that is about to start a program may miss a signal.
+    let script = format!("trap 'echo goodbye >{}; exit' TERM; sleep 3604 & echo started; wait", goodbye.display());
     let server = Server::start(&["--", "sh", "-c", &script]);
     server.fetch(&["1", "--limit", "1"]);
     let said =
