@@ -14,6 +14,10 @@ pub enum End {
     Failed(JobError),
     /// It was stopped before its jobs had ended.
     Stopped,
+    /// Its source's own time limit passed.
+    Deadline,
+    /// It could not be taken up again after a restart, for this reason.
+    Interrupted(String),
 }
 
 impl fmt::Display for End {
@@ -22,6 +26,8 @@ impl fmt::Display for End {
             End::Complete => "complete",
             End::Failed(_) => "failed",
             End::Stopped => "stopped",
+            End::Deadline => "deadline",
+            End::Interrupted(_) => "interrupted",
         })
     }
 }

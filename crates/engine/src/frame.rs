@@ -13,6 +13,16 @@ use crate::Limits;
 pub struct Sequence(pub(crate) u64);
 
 impl Sequence {
+    /// The place before the first response.
+    pub const NONE: Self = Self(0);
+    /// The first response.
+    pub const FIRST: Self = Self(1);
+
+    /// The place of this number.
+    pub fn new(number: u64) -> Self {
+        Self(number)
+    }
+
     /// The number, as it stands on the wire.
     pub fn get(self) -> u64 {
         self.0
@@ -22,6 +32,24 @@ impl Sequence {
 /// Which job of the plan, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobIndex(pub(crate) u32);
+
+impl JobIndex {
+    /// The job of this number.
+    pub fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// The number, as it stands on the wire.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl fmt::Display for JobIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -39,7 +39,7 @@ impl Content<'_> {
 }
 
 /// Consecutive frames, ready to be sent as they are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Chunk {
     first: Sequence,
     last: Sequence,
@@ -48,6 +48,16 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// The frames of the sequences `first..=last`, in order, as a store gives back what it was given. No part ends
+    /// within a frame's head.
+    ///
+    /// # Panics
+    /// Where there are none.
+    pub fn new(first: Sequence, last: Sequence, parts: impl IntoIterator<Item = Bytes>) -> Self {
+        assert!(first <= last && first != Sequence::NONE, "a chunk has responses: {first} to {last}");
+        Self { first, last, parts: parts.into_iter().collect() }
+    }
+
     /// The sequence of the first response in it.
     pub fn first(&self) -> Sequence {
         self.first
@@ -69,12 +79,20 @@ impl Chunk {
     }
 
     /// The bytes of its frames, in order; a cut between two parts means nothing.
+    pub fn parts(&self) -> &[Bytes] {
+        &self.parts
+    }
+
+    /// The bytes of its frames, in order; a cut between two parts means nothing.
     pub fn into_parts(self) -> impl ExactSizeIterator<Item = Bytes> {
         self.parts.into_iter()
     }
 
     /// The frames of the sequences `first..=last`, which lie in this chunk.
-    fn between(&self, first: Sequence, last: Sequence) -> Self {
+    ///
+    /// # Panics
+    /// Where they do not, or the bytes are no frames.
+    pub fn between(&self, first: Sequence, last: Sequence) -> Self {
         debug_assert!(self.first <= first && first <= last && last <= self.last, "{first:?}..={last:?} of {self:?}");
         if (first, last) == (self.first, self.last) {
             return self.clone();

@@ -22,7 +22,7 @@
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 //! let engine = Engine::builder(Limits::default()).default_source("hello", Arc::new(Hello)).build();
-//! let mut reader = engine.start(&Request::new(1), RunId::from_bits(7)).unwrap();
+//! let mut reader = engine.start(&Request::new(1), RunId::plain(7)).unwrap();
 //! let Delivery::Chunk(chunk) = reader.next().await else { panic!("the hello comes first") };
 //! assert_eq!((chunk.first().get(), chunk.last().get()), (1, 1));
 //! let Delivery::Finished(finish) = reader.next().await else { panic!("then the end") };
@@ -42,8 +42,11 @@ mod payload;
 mod reader;
 mod request;
 mod run;
+mod run_id;
 mod source;
 mod status;
+mod store;
+mod time;
 
 pub use budget::Budget;
 pub use emitter::{Cleanup, Emitter};
@@ -55,6 +58,9 @@ pub use limits::Limits;
 pub use payload::{EmitError, Payload, PayloadKind, Text};
 pub use reader::{Closer, Reader};
 pub use request::{Principal, Request};
-pub use run::{Delivery, Run, RunId};
+pub use run::{Delivery, Run};
+pub use run_id::{NotARunId, RunId};
 pub use source::{Job, JobErrors, Placement, Plan, Source};
 pub use status::{Code, JobError, Refusal};
+pub use store::{Batch, Durability, Ended, Filter, Jobs, Key, Record, Room, RunRecord, Start, Store, StoreError};
+pub use time::{Clock, Timestamp};

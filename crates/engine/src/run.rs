@@ -4,7 +4,6 @@
 //! It knows nothing of how frames look (`journal.rs`) and nothing of transports.
 
 use std::{
-    fmt,
     future::poll_fn,
     sync::{
         Arc,
@@ -17,34 +16,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
-    Budget, Chunk, EmitError, End, Finish, JobError, JobIndex, Leave, Limits, Payload, PayloadKind, Refusal,
+    Budget, Chunk, EmitError, End, Finish, JobError, JobIndex, Leave, Limits, Payload, PayloadKind, Refusal, RunId,
     Sequence,
     frame::{Field, Part, payload_bytes_max},
     journal::{Content, Journal},
 };
-
-/// Names one run: opaque, 26 characters of `[0-9a-v]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RunId(u128);
-
-impl RunId {
-    /// A run's id from 128 random bits. Who can guess one can read the run, so they must not be predictable.
-    pub fn from_bits(bits: u128) -> Self {
-        Self(bits)
-    }
-}
-
-impl fmt::Display for RunId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // RFC 4648 §7, "Base 32 Encoding with Extended Hex Alphabet", in lower case and without padding.
-        const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
-        let mut text = [0; 26];
-        for (place, letter) in text.iter_mut().rev().enumerate() {
-            *letter = ALPHABET[(self.0 >> (5 * place)) as usize & 31];
-        }
-        f.write_str(std::str::from_utf8(&text).expect("the alphabet is ASCII"))
-    }
-}
 
 /// What came of an attempt to append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -431,17 +407,5 @@ impl RunPermit {
 impl Drop for RunPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_run_id_is_short_and_plain() {
-        assert_eq!(RunId::from_bits(0).to_string(), "0".repeat(26));
-        assert_eq!(RunId::from_bits(u128::MAX).to_string(), format!("7{}", "v".repeat(25)));
-        assert_ne!(RunId::from_bits(1).to_string(), RunId::from_bits(2).to_string());
     }
 }

@@ -92,7 +92,7 @@ impl Source for Steps {
 /// Every response of a run of `steps`, for a reader with this limit, and whether it was told the end.
 async fn run(steps: Vec<Step>, limits: Limits, limit: u64) -> (Vec<Response>, bool) {
     let engine = Engine::builder(limits).default_source("steps", Arc::new(Steps(steps))).build();
-    let mut reader = engine.start(&Request::new(1).limited(limit), RunId::from_bits(1)).unwrap();
+    let mut reader = engine.start(&Request::new(1).limited(limit), RunId::plain(1)).unwrap();
     let mut bytes = Vec::new();
     let ended = loop {
         match reader.next().await {

@@ -49,7 +49,7 @@ where
     let request = outflow_engine::Request::parse(message, Principal::Anonymous, engine.limits())
         .map_err(|refusal| status::refused(&refusal))?;
     let reader =
-        engine.start(&request, RunId::from_bits(rand::random())).map_err(|refusal| status::refused(&refusal))?;
+        engine.start(&request, RunId::plain(rand::random())).map_err(|refusal| status::refused(&refusal))?;
     control.attach(reader.closer());
 
     let run_id = reader.run_id().to_string();

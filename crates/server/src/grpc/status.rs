@@ -88,7 +88,9 @@ fn end_name(end: &End) -> &'static str {
     match end {
         End::Complete => "complete",
         End::Failed(_) => "failed",
-        _ => "stopped",
+        End::Stopped => "stopped",
+        End::Deadline => "deadline",
+        _ => "interrupted",
     }
 }
 
