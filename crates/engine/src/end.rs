@@ -40,13 +40,13 @@ pub struct Finish {
     /// The run's end, exactly when it has ended and this reader was given all of it.
     pub end: Option<End>,
     /// Jobs of the run that failed so far.
-    pub jobs_failed: usize,
+    pub jobs_failed: u32,
     /// Why this reader's stream ended before its run.
     pub left: Option<Leave>,
 }
 
 /// Why a reader left a run that had not ended, or that it had not been given all of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Leave {
     /// It went away.
@@ -59,6 +59,12 @@ pub enum Leave {
     Stalled(Duration),
     /// The server shuts down.
     Draining,
+    /// For too long nothing could be made durable, so nothing could be shown.
+    StoreFailing,
+    /// What it wants next is no longer kept; the first that is.
+    HeadDropped(Sequence),
+    /// What it wants next is damaged in the store: where, and how.
+    Damaged(String),
 }
 
 impl fmt::Display for Leave {
@@ -69,6 +75,11 @@ impl fmt::Display for Leave {
             Leave::Deadline => f.write_str("the reader's deadline passed"),
             Leave::Stalled(time) => write!(f, "reader took nothing for {time:?}"),
             Leave::Draining => f.write_str("server is shutting down"),
+            Leave::StoreFailing => f.write_str("responses cannot be made durable"),
+            Leave::HeadDropped(first) => {
+                write!(f, "what was wanted is no longer kept, the first response is {first}")
+            }
+            Leave::Damaged(what) => write!(f, "the store is damaged: {what}"),
         }
     }
 }

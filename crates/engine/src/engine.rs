@@ -1,65 +1,113 @@
-//! Starts runs: finds who answers a request, has the plan made, and sees that jobs stop when the engine does. It
-//! owns the list of sources and the tasks of all runs.
+//! Starts runs: finds who answers a request, has the plan made, and sees that jobs stop when the engine does. It owns the
+//! list of sources and the tasks of all runs; what is particular about journaled runs is in `journaled.rs`.
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
 };
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::OnceCell};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Budget, Cleanup, Limits, Placement, Plan, Reader, Refusal, Request, RunId, Sequence, Source,
-    driver::drive,
-    run::{Run, RunPermit},
+    Budget, Cleanup, Clock, Limits, MemoryStore, Placement, Plan, Reader, Refusal, Request, RunId, Sequence, Source,
+    SourceOptions, Store, StoreError, Timestamp,
+    digest::Digest,
+    driver::{Journaled, Surroundings, drive},
+    keeper::Keeper,
+    run::{From, Run, RunPermit},
 };
 
 /// Turns requests into runs.
 pub struct Engine {
-    sources: BTreeMap<String, Arc<dyn Source>>,
+    pub(crate) sources: BTreeMap<String, Registered>,
     default_source: Option<String>,
-    limits: Arc<Limits>,
-    budget: Budget,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) budget: Budget,
     compute: Option<Handle>,
-    runs: Arc<AtomicUsize>,
-    tasks: TaskTracker,
-    draining: CancellationToken,
+    pub(crate) runs: Arc<AtomicUsize>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) draining: CancellationToken,
+    pub(crate) suspend: CancellationToken,
     hurry: CancellationToken,
+    pub(crate) clock: Clock,
+    pub(crate) open_store: StoreOpener,
+    pub(crate) keeper: OnceCell<Arc<Keeper>>,
+}
+
+/// Opens the store when it is needed for the first time.
+pub(crate) type StoreOpener = Arc<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
+
+/// A source and how its runs are kept.
+#[derive(Clone)]
+pub(crate) struct Registered {
+    pub(crate) name: String,
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) options: SourceOptions,
+    pub(crate) configuration: u64,
 }
 
 /// Collects what an [`Engine`] is made of.
 pub struct Builder {
-    sources: BTreeMap<String, Arc<dyn Source>>,
+    sources: BTreeMap<String, Registered>,
     default_source: Option<String>,
     limits: Limits,
     compute: Option<Handle>,
+    clock: Clock,
+    open_store: StoreOpener,
 }
 
 impl Builder {
     /// Adds a source, or replaces the one of this name.
     #[must_use]
-    pub fn source(mut self, name: impl Into<String>, source: Arc<dyn Source>) -> Self {
-        self.sources.insert(name.into(), source);
+    pub fn source(self, name: impl Into<String>, source: Arc<dyn Source>) -> Self {
+        self.source_with(name, source, SourceOptions::default())
+    }
+
+    /// Adds a source whose runs are kept as `options` say, or replaces the one of this name.
+    #[must_use]
+    pub fn source_with(mut self, name: impl Into<String>, source: Arc<dyn Source>, options: SourceOptions) -> Self {
+        let name = name.into();
+        let configuration = Digest::new().with(source.configuration()).value();
+        self.sources.insert(name.clone(), Registered { name, source, options, configuration });
+        self
+    }
+
+    /// Has the source of this name answer every request that names none.
+    #[must_use]
+    pub fn default_to(mut self, name: impl Into<String>) -> Self {
+        self.default_source = Some(name.into());
         self
     }
 
     /// Adds a source that answers every request which names none.
     #[must_use]
-    pub fn default_source(mut self, name: impl Into<String>, source: Arc<dyn Source>) -> Self {
+    pub fn default_source(self, name: impl Into<String>, source: Arc<dyn Source>) -> Self {
         let name = name.into();
-        self.default_source = Some(name.clone());
-        self.source(name, source)
+        self.source(name.clone(), source).default_to(name)
     }
 
-    /// The runtime for jobs of [`Placement::Compute`](crate::Placement::Compute); by default the one that the run is
-    /// started on.
+    /// The runtime for jobs of [`Placement::Compute`](crate::Placement::Compute), and for runs that are taken up after a
+    /// restart; by default the one that the run is started on.
     #[must_use]
     pub fn compute(mut self, runtime: Handle) -> Self {
         self.compute = Some(runtime);
+        self
+    }
+
+    /// What tells the time of day; by default it stands still, at the start of 1970.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Where journals are kept: opened, on a thread that may block, when the first journaled run needs it or
+    /// [`Engine::open`] is called. Until it could be opened once, every need tries again. By default a
+    /// [`MemoryStore`] of 256 MiB.
+    #[must_use]
+    pub fn store(mut self, open: impl Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync + 'static) -> Self {
+        self.open_store = Arc::new(open);
         self
     }
 
@@ -74,15 +122,29 @@ impl Builder {
             runs: Arc::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
+            suspend: CancellationToken::new(),
             hurry: CancellationToken::new(),
+            clock: self.clock,
+            open_store: self.open_store,
+            keeper: OnceCell::new(),
         }
     }
 }
 
+/// What the store in memory holds unless another one is given.
+const MEMORY_STORE_BYTES: u64 = 256 * 1024 * 1024;
+
 impl Engine {
     /// Begins an engine with these limits and no sources.
     pub fn builder(limits: Limits) -> Builder {
-        Builder { sources: BTreeMap::new(), default_source: None, limits, compute: None }
+        Builder {
+            sources: BTreeMap::new(),
+            default_source: None,
+            limits,
+            compute: None,
+            clock: Clock::new(Timestamp::default),
+            open_store: Arc::new(|| Ok(Arc::new(MemoryStore::new(MEMORY_STORE_BYTES)))),
+        }
     }
 
     /// The bounds it keeps.
@@ -97,39 +159,80 @@ impl Engine {
 
     /// Runs alive now.
     pub fn runs(&self) -> usize {
-        self.runs.load(Ordering::Relaxed)
+        self.runs.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Starts a run of `request` on the current tokio runtime, and gives its reader.
+    /// Answers a request on the current tokio runtime: starts a run, joins one, or reads one again. A new run is named
+    /// by `random`, 128 bits that nobody can predict.
     ///
     /// # Errors
-    /// A [`Refusal`], and nothing was started. [`Refusal::Exhausted`] and [`Refusal::Draining`] are worth a later
-    /// attempt, the others are not.
-    pub fn start(&self, request: &Request, id: RunId) -> Result<Reader, Refusal> {
-        tracing::info!("fetch response for id : {}", request.id());
+    /// A [`Refusal`], and nothing was started. [`Refusal::Exhausted`], [`Refusal::StoreFailing`] and
+    /// [`Refusal::Draining`] are worth a later attempt, the others are not.
+    ///
+    /// # Cancel safety
+    /// Dropped before a journaled run's record is durable, the run goes on without a reader, for its linger.
+    pub async fn fetch(&self, request: &Request, random: u128) -> Result<Reader, Refusal> {
         if self.draining.is_cancelled() {
             return Err(Refusal::Draining);
         }
-        let source = self.source_for(request)?;
-        let permit = RunPermit::acquire(&self.runs, self.limits.runs_max)?;
-        let plan = self.within_limits(source.plan(request)?)?;
-
-        let last_wanted = Sequence(request.limit().map_or(u64::MAX, std::num::NonZero::get));
-        let run = Arc::new(Run::new(id, plan.payload, last_wanted, self.limits.clone(), self.budget.clone(), permit));
-        let here = Handle::current();
-        let jobs_on = match plan.placement {
-            Placement::Reader => here.clone(),
-            Placement::Compute => self.compute.as_ref().unwrap_or(&here).clone(),
-        };
-        let cleanup = Cleanup::new(self.tasks.clone(), jobs_on.clone(), self.hurry.clone());
-        self.tasks.spawn_on(drive(run.clone(), plan, cleanup, jobs_on), &here);
-        Ok(Reader::new(run))
+        if let Some(again) = request.run() {
+            tracing::info!("fetch run : {}", again.run);
+            return self.read_again(request, again).await;
+        }
+        tracing::info!("fetch response for id : {}", request.id());
+        let registered = self.source_for(request)?;
+        if registered.journals(request) {
+            self.fetch_journaled(request, registered, random).await
+        } else {
+            self.start_plain(request, registered, RunId::plain(random))
+        }
     }
 
-    /// Starts nothing from here on. Runs under way end with their readers.
+    fn start_plain(&self, request: &Request, registered: &Registered, id: RunId) -> Result<Reader, Refusal> {
+        let permit = RunPermit::acquire(&self.runs, self.limits.runs_max)?;
+        let plan = self.within_limits(registered.source.plan(request)?)?;
+        let run = Arc::new(Run::plain(id, plan.payload, self.limits.clone(), self.budget.clone(), permit));
+        let place = run.attach(From::After(Sequence::NONE), request.limit(), None)?;
+        self.spawn_driver(run.clone(), plan, None, &Handle::current());
+        Ok(Reader::plain(run, place))
+    }
+
+    /// Drives a run on the runtime `here`.
+    pub(crate) fn spawn_driver(&self, run: Arc<Run>, plan: Plan, journaled: Option<Box<Journaled>>, here: &Handle) {
+        self.tasks.spawn_on(self.driver_of(run, plan, journaled, here), here);
+    }
+
+    /// The driver of a run, which is to be driven on the runtime `here`.
+    pub(crate) fn driver_of(
+        &self,
+        run: Arc<Run>,
+        plan: Plan,
+        journaled: Option<Box<Journaled>>,
+        here: &Handle,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let jobs_on = match plan.placement {
+            Placement::Reader => here.clone(),
+            Placement::Compute => self.compute.as_ref().unwrap_or(here).clone(),
+        };
+        let cleanup = Cleanup::new(self.tasks.clone(), jobs_on.clone(), self.hurry.clone());
+        drive(run, plan, Surroundings { cleanup, jobs_on, journaled })
+    }
+
+    /// The runtime for what no connection asked for.
+    pub(crate) fn background(&self) -> Handle {
+        self.compute.clone().unwrap_or_else(Handle::current)
+    }
+
+    /// Starts nothing from here on. Plain runs end with their readers; journaled ones of repeatable plans are left as they
+    /// are, for a restart to take up; others go on until [`Engine::suspend`].
     pub fn drain(&self) {
         self.draining.cancel();
         self.tasks.close();
+    }
+
+    /// Leaves journaled runs that are still under way as they are.
+    pub fn suspend(&self) {
+        self.suspend.cancel();
     }
 
     /// Asks clean-up that is under way to skip its grace.
@@ -142,7 +245,7 @@ impl Engine {
         self.tasks.wait().await;
     }
 
-    fn source_for(&self, request: &Request) -> Result<&Arc<dyn Source>, Refusal> {
+    fn source_for(&self, request: &Request) -> Result<&Registered, Refusal> {
         let known = || self.sources.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         if let Some(name) = request.source() {
             let found = self.sources.get(name);
@@ -152,7 +255,7 @@ impl Engine {
         default.ok_or_else(|| Refusal::UnknownId { id: request.id(), known: known() })
     }
 
-    fn within_limits(&self, mut plan: Plan) -> Result<Plan, Refusal> {
+    pub(crate) fn within_limits(&self, mut plan: Plan) -> Result<Plan, Refusal> {
         if plan.jobs.len() > self.limits.jobs_max {
             return Err(Refusal::Exhausted { what: "the limit on jobs of one run", max: self.limits.jobs_max });
         }

@@ -161,6 +161,47 @@ impl Head<'_> {
     }
 }
 
+/// One frame, read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ReadFrame<'a> {
+    pub(crate) job: JobIndex,
+    pub(crate) part: Part,
+    pub(crate) payload: &'a [u8],
+}
+
+/// The first frame of `bytes`, which `write_head` began, and what follows it; `None` where it is none.
+pub(crate) fn read_frame(bytes: &[u8]) -> Option<(ReadFrame<'_>, &[u8])> {
+    let (prefix, rest) = bytes.split_first_chunk::<PREFIX_BYTES>()?;
+    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
+    let (mut message, rest) = rest.split_at_checked(length as usize)?;
+    let mut frame = ReadFrame { job: JobIndex(0), part: Part::Last, payload: &[] };
+    while let [field, after @ ..] = message {
+        let (value, after) = read_varint(after)?;
+        message = after;
+        match *field {
+            tag::SEQUENCE => {}
+            tag::JOB => frame.job = JobIndex(u32::try_from(value).ok()?),
+            tag::PARTIAL => frame.part = Part::GoesOn,
+            tag::RESULT | tag::DATA | tag::ERROR => {
+                (frame.payload, message) = after.split_at_checked(usize::try_from(value).ok()?)?;
+            }
+            _ => return None,
+        }
+    }
+    Some((frame, rest))
+}
+
+fn read_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0;
+    for (place, byte) in bytes.iter().enumerate().take(10) {
+        value |= u64::from(byte & 0x7f) << (7 * place);
+        if byte & 0x80 == 0 {
+            return Some((value, &bytes[place + 1..]));
+        }
+    }
+    None
+}
+
 /// Longest payload of one response under `limits`, in bytes.
 pub(crate) fn payload_bytes_max(limits: &Limits) -> usize {
     limits.response_bytes_max.min(Limits::RESPONSE_BYTES_CEILING).saturating_sub(HEAD_BYTES_MAX).max(4)
@@ -169,6 +210,26 @@ pub(crate) fn payload_bytes_max(limits: &Limits) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_frame_is_read_as_it_was_written() {
+        let cases = [
+            (1, 0, Field::Result, Part::Last, &b"text"[..]),
+            (u64::MAX, u32::MAX, Field::Data, Part::GoesOn, &[0; 300]),
+            (300, 7, Field::Error, Part::Last, b"x"),
+            (5, 1, Field::Data, Part::Last, b""),
+        ];
+        for (sequence, job, field, part, payload) in cases {
+            let mut place = [0; HEAD_BUFFER_BYTES];
+            let head = write_head(&mut place, Sequence(sequence), JobIndex(job), field, payload.len(), part);
+            let bytes = [&place[..head], payload, b"rest"].concat();
+            let frame = ReadFrame { job: JobIndex(job), part, payload };
+            assert_eq!(read_frame(&bytes), Some((frame, &b"rest"[..])));
+            for cut in 0..head + payload.len() {
+                assert_eq!(read_frame(&bytes[..cut]), None, "{cut} bytes");
+            }
+        }
+    }
 
     #[test]
     fn the_longest_head_fits_its_buffer() {

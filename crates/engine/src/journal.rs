@@ -111,6 +111,23 @@ impl Chunk {
         Self { first, last, parts }
     }
 
+    /// This chunk, its bytes counted in `budget` until the last of them is dropped.
+    pub(crate) fn paid_from(self, budget: &Budget) -> Self {
+        let paid = |part: Bytes| {
+            let mut share = budget.share();
+            share.grow_to(part.len());
+            share.pays_for(part)
+        };
+        Self { parts: self.parts.into_iter().map(paid).collect(), ..self }
+    }
+
+    /// Adds what follows.
+    pub(crate) fn join(&mut self, next: &Self) {
+        debug_assert_eq!(self.last.0 + 1, next.first.0, "chunks are joined in order");
+        self.last = next.last;
+        self.parts.extend(next.parts.iter().cloned());
+    }
+
     /// Where the frame after the first `frames` begins, in bytes from the start.
     fn offset(&self, frames: u64) -> usize {
         let mut offset = 0;
@@ -182,8 +199,6 @@ pub(crate) struct Journal {
     sealed: Sequence,
     /// The last sequence given.
     appended: Sequence,
-    /// The last sequence that a reader may see. In memory it is `appended`; where a run is kept, what is durable.
-    visible: Sequence,
     /// Bytes in `blocks` and `tail`.
     held: usize,
     budget: Budget,
@@ -197,7 +212,6 @@ impl Journal {
             tail_capacity: TAIL_BYTES_MIN,
             sealed: Sequence(0),
             appended: Sequence(0),
-            visible: Sequence(0),
             held: 0,
             budget,
         }
@@ -241,7 +255,6 @@ impl Journal {
             }
         }
         self.held += head_bytes + length;
-        self.visible = self.appended;
         let full = self.tail.len() >= BLOCK_BYTES;
         if full {
             self.seal(self.appended);
@@ -280,10 +293,37 @@ impl Journal {
         self.append(job, Field::Error, &mut Content::Borrowed(&message.encode_to_vec()), Part::Last);
     }
 
-    /// The next chunk from `next` on, at most to `last_wanted`; `None` where nothing is visible yet. What it gives
-    /// is released: this run has one reader, which never goes back.
+    /// Goes on behind `last`, which is kept elsewhere.
+    pub(crate) fn go_on_behind(&mut self, last: Sequence) {
+        debug_assert_eq!(self.appended, Sequence(0), "nothing was appended yet");
+        self.sealed = last;
+        self.appended = last;
+    }
+
+    /// All that is held, to be made durable. It is released: what is on its way to a disk no longer counts against the
+    /// window, or jobs would stand still during every sync.
+    pub(crate) fn gather(&mut self) -> impl Iterator<Item = Chunk> + use<> {
+        if self.appended > self.sealed {
+            self.seal(self.appended);
+        }
+        self.held = 0;
+        std::mem::take(&mut self.blocks).into_iter()
+    }
+
+    /// What its bytes are counted in.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Whether nothing is held.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held == 0
+    }
+
+    /// The next chunk from `next` on, at most to `last_wanted`; `None` where there is nothing yet. What it gives is
+    /// released: a run that is not journaled has one reader, which never goes back.
     pub(crate) fn take(&mut self, next: Sequence, last_wanted: Sequence) -> Option<Chunk> {
-        if next > self.visible || next > last_wanted {
+        if next > self.appended || next > last_wanted {
             return None;
         }
         if self.blocks.is_empty() {

@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use outflow_engine::{Delivery, Engine, Job, Limits, Plan, Refusal, Request, RunId, Source};
+//! use outflow_engine::{Delivery, Engine, Job, Limits, Plan, Refusal, Request, Source};
 //!
 //! struct Hello;
 //!
@@ -22,7 +22,7 @@
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 //! let engine = Engine::builder(Limits::default()).default_source("hello", Arc::new(Hello)).build();
-//! let mut reader = engine.start(&Request::new(1), RunId::plain(7)).unwrap();
+//! let mut reader = engine.fetch(&Request::new(1), 7).await.unwrap();
 //! let Delivery::Chunk(chunk) = reader.next().await else { panic!("the hello comes first") };
 //! assert_eq!((chunk.first().get(), chunk.last().get()), (1, 1));
 //! let Delivery::Finished(finish) = reader.next().await else { panic!("then the end") };
@@ -30,37 +30,50 @@
 //! # });
 //! ```
 
+mod bell;
 mod budget;
+mod committer;
+mod digest;
 mod driver;
 mod emitter;
 mod end;
 mod engine;
 mod frame;
 mod journal;
+mod journaled;
+mod keeper;
 mod limits;
+mod living;
+mod memory;
 mod payload;
 mod reader;
+mod replay;
 mod request;
+mod restart;
 mod run;
 mod run_id;
 mod source;
 mod status;
 mod store;
 mod time;
+mod window;
 
+pub use bell::Bell;
 pub use budget::Budget;
 pub use emitter::{Cleanup, Emitter};
 pub use end::{End, Finish, Leave};
 pub use engine::{Builder, Engine};
 pub use frame::{JobIndex, Sequence};
 pub use journal::Chunk;
+pub use keeper::RunInfo;
 pub use limits::Limits;
+pub use memory::MemoryStore;
 pub use payload::{EmitError, Payload, PayloadKind, Text};
 pub use reader::{Closer, Reader};
-pub use request::{Principal, Request};
+pub use request::{Again, Place, Principal, Request};
 pub use run::{Delivery, Run};
 pub use run_id::{NotARunId, RunId};
-pub use source::{Job, JobErrors, Placement, Plan, Source};
+pub use source::{Among, Job, JobErrors, Placement, Plan, Shared, Source, SourceOptions};
 pub use status::{Code, JobError, Refusal};
 pub use store::{Batch, Durability, Ended, Filter, Jobs, Key, Record, Room, RunRecord, Start, Store, StoreError};
 pub use time::{Clock, Timestamp};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Budget;
+
 /// Bounds on requests, runs and memory. Reaching one gives a clear refusal or makes somebody wait; nothing grows.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -19,6 +21,28 @@ pub struct Limits {
     pub budget_bytes: usize,
     /// Runs alive at once. Default 100,000.
     pub runs_max: usize,
+    /// Readers of one run at once. Default 100,000.
+    pub readers_max: usize,
+    /// Bytes of the frames of one journaled run; a run that reaches it ends `failed`. Default 16 GiB.
+    pub run_bytes_max: u64,
+    /// Bytes of a journaled run's newest responses that are held for readers who keep up; who falls further behind
+    /// reads from the store. Default 1 MiB; 64 KiB once the byte budget is used up.
+    pub live_bytes: usize,
+    /// Bytes that a reader of the store reads at once; one read is handed out while the next is under way. Default
+    /// 1 MiB; 64 KiB at first, and once the byte budget is used up.
+    pub read_bytes: usize,
+    /// How long a journaled run goes on without a reader where neither request nor source says. Default 30 s.
+    pub linger: Duration,
+    /// How long at least a run goes on without a reader after a restart. Default 60 s.
+    pub linger_after_restart: Duration,
+    /// How long an ended journaled run is kept. Default 24 h. Its linger and its source's `reuse` may keep it longer, a
+    /// full store less long, oldest first.
+    pub keep_time: Duration,
+    /// How long readers wait for what cannot be made durable before they are cut, and requests before they are refused.
+    /// Default 10 s.
+    pub patience: Duration,
+    /// Bytes of an idempotency key, of printable ASCII. Default 128.
+    pub key_bytes_max: usize,
     /// Jobs of one plan. Default 10,000.
     pub jobs_max: usize,
     /// Jobs of one run under way at once; the others wait. Default 64; a plan may ask for less.
@@ -39,8 +63,17 @@ impl Limits {
     pub const RESPONSE_BYTES_CEILING: usize = 4 * 1024 * 1024 - 1024;
     /// Shortest heartbeat a request may ask for.
     pub const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+    /// What is left of `live_bytes` and `read_bytes` once the byte budget is used up: one block.
+    pub(crate) const BLOCK_BYTES: usize = 64 * 1024;
     /// Longest duration a request may carry: ten years, so that adding one to a clock cannot overflow.
     pub const DURATION_MAX: Duration = Duration::from_hours(10 * 365 * 24);
+}
+
+impl Limits {
+    /// What may be held for the live readers of a run.
+    pub(crate) fn live_bytes_max(&self, budget: &Budget) -> usize {
+        if budget.has_room() { self.live_bytes } else { Self::BLOCK_BYTES }
+    }
 }
 
 impl Default for Limits {
@@ -51,6 +84,15 @@ impl Default for Limits {
             window_bytes_min: 16 * 1024,
             budget_bytes: 256 * 1024 * 1024,
             runs_max: 100_000,
+            readers_max: 100_000,
+            run_bytes_max: 16 * 1024 * 1024 * 1024,
+            live_bytes: 1024 * 1024,
+            read_bytes: 1024 * 1024,
+            linger: Duration::from_secs(30),
+            linger_after_restart: Duration::from_secs(60),
+            keep_time: Duration::from_hours(24),
+            patience: Duration::from_secs(10),
+            key_bytes_max: 128,
             jobs_max: 10_000,
             jobs_at_once: 64,
             parameters_max: 64,

@@ -1,22 +1,40 @@
-//! One client's cursor over a run: it takes everything that is ready in one chunk, and says how the stream ended. It
-//! holds a place in the run and no queue of its own; the run's lock decides what it is given. HOT.
+//! One client's cursor over a run: replay and live in one loop. It takes everything that is ready in one chunk, goes back
+//! to the store where it has fallen behind, and says how the stream ended. It holds a place in the run and no queue of its
+//! own; the run's lock decides what it is given. HOT.
 
 use std::{
     future::poll_fn,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use crate::{Delivery, Leave, Run, RunId};
+use crate::{
+    Delivery, Durability, Leave, Run, RunId, Sequence, Store,
+    replay::Replay,
+    run::{Attached, Next},
+};
 
-/// One client's cursor over a run. Dropping it is leaving: a plain run's jobs stop at once.
+/// One client's cursor over a run. Dropping it is leaving: a plain run's jobs stop at once, a journaled run goes on for
+/// its linger.
 pub struct Reader {
     run: Arc<Run>,
+    place: Attached,
+    durability: Durability,
+    /// Of a journaled run.
+    store: Option<Arc<dyn Store>>,
+    /// Only while it is behind.
+    replay: Option<Box<Replay>>,
 }
 
 impl Reader {
-    pub(crate) fn new(run: Arc<Run>) -> Self {
-        Self { run }
+    /// The one reader of a plain run.
+    pub(crate) fn plain(run: Arc<Run>, place: Attached) -> Self {
+        Self { run, place, durability: Durability::None, store: None, replay: None }
+    }
+
+    /// One reader of a journaled run.
+    pub(crate) fn journaled(run: Arc<Run>, place: Attached, store: Arc<dyn Store>) -> Self {
+        Self { run, place, durability: store.durability(), store: Some(store), replay: None }
     }
 
     /// The run it reads.
@@ -24,9 +42,47 @@ impl Reader {
         self.run.id()
     }
 
+    pub(crate) fn run(&self) -> &Arc<Run> {
+        &self.run
+    }
+
+    /// What its run outlives.
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+
     /// The next chunk, or the end; the task of `cx` is woken when there is one. After the end, the end again.
+    #[inline]
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Delivery> {
-        self.run.poll_next(cx)
+        match ready!(self.run.poll_next(self.place, cx)) {
+            Next::Delivery(delivery) => {
+                if self.replay.is_some() {
+                    self.replay = None;
+                }
+                Poll::Ready(delivery)
+            }
+            Next::Behind { next, visible } => self.poll_replay(next, visible, cx),
+        }
+    }
+
+    #[cold]
+    fn poll_replay(&mut self, next: Sequence, visible: Sequence, cx: &mut Context<'_>) -> Poll<Delivery> {
+        let store = self.store.as_ref().expect("what is behind is in a store");
+        let replay = self.replay.get_or_insert_with(|| Box::new(Replay::new(self.run.clone(), store.clone())));
+        let upto = visible.min(self.run.last_wanted(self.place));
+        match ready!(replay.poll(next, upto, cx)) {
+            Ok(chunk) => {
+                self.run.passed(self.place, chunk.last());
+                Poll::Ready(Delivery::Chunk(chunk))
+            }
+            Err(cause) => {
+                self.run.leave(self.place, cause);
+                match self.run.poll_next(self.place, cx) {
+                    Poll::Ready(Next::Delivery(delivery)) => Poll::Ready(delivery),
+                    _ => unreachable!("a reader that left is told so"),
+                }
+            }
+        }
     }
 
     /// The next chunk, or the end.
@@ -39,13 +95,13 @@ impl Reader {
 
     /// A handle with which somebody else ends this reader's stream.
     pub fn closer(&self) -> Closer {
-        Closer { run: self.run.clone() }
+        Closer { run: self.run.clone(), place: self.place }
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.run.leave(Leave::Gone);
+        self.run.detach(self.place);
     }
 }
 
@@ -53,12 +109,13 @@ impl Drop for Reader {
 #[derive(Clone)]
 pub struct Closer {
     run: Arc<Run>,
+    place: Attached,
 }
 
 impl Closer {
     /// The reader is given no more, and leaves for this cause; a plain run's jobs stop at once. Nothing happens where
     /// it had left or was told the end before.
     pub fn close(&self, cause: Leave) {
-        self.run.leave(cause);
+        self.run.leave(self.place, cause);
     }
 }

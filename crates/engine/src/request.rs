@@ -24,8 +24,29 @@ pub struct Request {
     source: Option<String>,
     parameters: BTreeMap<String, String>,
     principal: Principal,
+    run: Option<Again>,
+    linger: Option<Duration>,
+    key: Option<String>,
     limit: Option<NonZeroU64>,
     heartbeat: Option<Duration>,
+}
+
+/// Which run a request reads again, and from where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Again {
+    /// The run's name as the client wrote it; what is none names no run.
+    pub run: String,
+    /// From where.
+    pub place: Place,
+}
+
+/// A place in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Behind this sequence; 0 is from the start.
+    After(u64),
+    /// With the last so many responses.
+    Last(NonZeroU64),
 }
 
 impl Request {
@@ -36,49 +57,67 @@ impl Request {
             source: None,
             parameters: BTreeMap::new(),
             principal: Principal::Anonymous,
+            run: None,
+            linger: None,
+            key: None,
             limit: None,
             heartbeat: None,
         }
     }
 
+    /// What a run that is taken up again was asked for.
+    pub(crate) fn rebuilt(
+        id: i32,
+        source: &str,
+        parameters: &BTreeMap<String, String>,
+        principal: &Principal,
+    ) -> Self {
+        let (source, parameters, principal) = (Some(source.to_owned()), parameters.clone(), principal.clone());
+        Self { source, parameters, principal, ..Self::new(id) }
+    }
+
     /// Parses the message of the contract.
     ///
     /// # Errors
-    /// [`Refusal::Invalid`] names the first field that is out of its bounds; [`Refusal::Unsupported`] one that asks
-    /// for what is not built yet. Nothing is ignored.
+    /// [`Refusal::Invalid`] names the first field that is out of its bounds, or excludes another. Nothing is ignored.
     pub fn parse(message: protobuf::Request, principal: Principal, limits: &Limits) -> Result<Self, Refusal> {
-        // What is wrong is said before what is missing: it stays wrong on any server.
         let heartbeat = message.heartbeat.map(|d| duration("heartbeat", d)).transpose()?;
         if let Some(heartbeat) = heartbeat
             && heartbeat < Limits::HEARTBEAT_MIN
         {
             return Err(Refusal::invalid("heartbeat", "is shorter than 100 ms, the shortest there is"));
         }
-        message.linger.map(|d| duration("linger", d)).transpose()?;
-        if message.after != 0 && message.run_id.is_empty() {
-            return Err(Refusal::invalid("after", "needs run_id: it is a place in a run"));
-        }
-        if message.after != 0 && message.last != 0 {
-            return Err(Refusal::invalid("last", "excludes after: both say where to begin"));
-        }
+        let linger = message.linger.map(|d| duration("linger", d)).transpose()?;
         parameters(&message.parameters, limits)?;
-
-        let unsupported = [
-            ("run_id", !message.run_id.is_empty()),
-            ("after", message.after != 0),
-            ("linger", message.linger.is_some()),
-            ("idempotency_key", !message.idempotency_key.is_empty()),
-            ("last", message.last != 0),
-        ];
-        if let Some((field, _)) = unsupported.into_iter().find(|(_, asked)| *asked) {
-            return Err(Refusal::Unsupported { field });
+        let key = Some(message.idempotency_key).filter(|key| !key.is_empty());
+        if let Some(key) = &key {
+            idempotency_key(key, limits)?;
         }
+        let run = Some(message.run_id).filter(|run| !run.is_empty());
+        let last = NonZeroU64::new(message.last);
+        match (&run, message.after, last) {
+            (None, 1.., _) => return Err(Refusal::invalid("after", "needs run_id: it is a place in a run")),
+            (None, _, Some(_)) => {
+                return Err(Refusal::invalid("last", "needs run_id: a new run has no last responses"));
+            }
+            (_, 1.., Some(_)) => {
+                return Err(Refusal::invalid("last", "excludes after: both say where to begin"));
+            }
+            _ => {}
+        }
+        if run.is_some() && key.is_some() {
+            return Err(Refusal::invalid("idempotency_key", "excludes run_id: nothing is started"));
+        }
+        let place = last.map_or(Place::After(message.after), Place::Last);
 
         Ok(Self {
             id: message.id,
             source: Some(message.source).filter(|name| !name.is_empty()),
             parameters: message.parameters,
             principal,
+            run: run.map(|run| Again { run, place }),
+            linger,
+            key,
             limit: NonZeroU64::new(message.limit),
             heartbeat,
         })
@@ -95,6 +134,34 @@ impl Request {
     #[must_use]
     pub fn limited(mut self, limit: u64) -> Self {
         self.limit = NonZeroU64::new(limit);
+        self
+    }
+
+    /// This request, for a run that goes on for at least so long without a reader.
+    #[must_use]
+    pub fn lingering(mut self, linger: Duration) -> Self {
+        self.linger = Some(linger);
+        self
+    }
+
+    /// This request, which is never answered by a second run under this key.
+    #[must_use]
+    pub fn keyed(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// This request, answered by the source of this name.
+    #[must_use]
+    pub fn answered_by(mut self, source: impl Into<String>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// This request, for what the run of this name has from `place` on.
+    #[must_use]
+    pub fn again(mut self, run: impl Into<String>, place: Place) -> Self {
+        self.run = Some(Again { run: run.into(), place });
         self
     }
 
@@ -116,6 +183,21 @@ impl Request {
     /// Who asks.
     pub fn principal(&self) -> &Principal {
         &self.principal
+    }
+
+    /// The run to read, where none is to be started.
+    pub fn run(&self) -> Option<&Again> {
+        self.run.as_ref()
+    }
+
+    /// At least how long the jobs are to go on without a reader.
+    pub fn linger(&self) -> Option<Duration> {
+        self.linger
+    }
+
+    /// The key under which no second run is started.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
     }
 
     /// How many responses this reader wants at the most.
@@ -142,6 +224,15 @@ fn duration(field: &'static str, value: prost_types::Duration) -> Result<Duratio
         return Err(Refusal::invalid(field, "is longer than ten years"));
     }
     Ok(value)
+}
+
+fn idempotency_key(key: &str, limits: &Limits) -> Result<(), Refusal> {
+    // Printable ASCII is space to tilde (RFC 20 §5.2).
+    if key.len() > limits.key_bytes_max || !key.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        let problem = format!("is not 1 to {} printable ASCII characters", limits.key_bytes_max);
+        return Err(Refusal::invalid("idempotency_key", problem));
+    }
+    Ok(())
 }
 
 fn parameters(parameters: &BTreeMap<String, String>, limits: &Limits) -> Result<(), Refusal> {
@@ -185,18 +276,19 @@ mod tests {
     }
 
     #[test]
-    fn every_field_not_built_yet_is_refused_by_name() {
-        let empty = protobuf::Request::default;
-        let cases = [
-            ("run_id", protobuf::Request { run_id: "x".into(), ..empty() }),
-            ("run_id", protobuf::Request { run_id: "x".into(), after: 1, ..empty() }),
-            ("linger", protobuf::Request { linger: Some(proto_duration(0, 0)), ..empty() }),
-            ("idempotency_key", protobuf::Request { idempotency_key: "k".into(), ..empty() }),
-            ("last", protobuf::Request { last: 1, ..empty() }),
-        ];
-        for (field, message) in cases {
-            assert_eq!(parse(message), Err(Refusal::Unsupported { field }));
-        }
+    fn what_is_asked_for_is_what_is_there() {
+        let message = protobuf::Request {
+            linger: Some(proto_duration(2, 500_000_000)),
+            idempotency_key: " ~".into(),
+            limit: 3,
+            ..Default::default()
+        };
+        let request = Request::new(0).lingering(Duration::from_millis(2500)).keyed(" ~").limited(3);
+        assert_eq!(parse(message), Ok(request));
+        let again = |after, last| protobuf::Request { run_id: "x".into(), after, last, ..Default::default() };
+        assert_eq!(parse(again(7, 0)), Ok(Request::new(0).again("x", Place::After(7))));
+        assert_eq!(parse(again(0, 0)), Ok(Request::new(0).again("x", Place::After(0))));
+        assert_eq!(parse(again(0, 7)), Ok(Request::new(0).again("x", Place::Last(NonZeroU64::new(7).unwrap()))));
     }
 
     #[test]
@@ -213,6 +305,11 @@ mod tests {
             ("linger", protobuf::Request { linger: Some(proto_duration(-1, 0)), ..empty() }),
             ("after", protobuf::Request { after: 1, ..empty() }),
             ("last", protobuf::Request { run_id: "x".into(), after: 1, last: 1, ..empty() }),
+            ("last", protobuf::Request { last: 1, ..empty() }),
+            ("idempotency_key", protobuf::Request { run_id: "x".into(), idempotency_key: "k".into(), ..empty() }),
+            ("idempotency_key", protobuf::Request { idempotency_key: "k".repeat(129), ..empty() }),
+            ("idempotency_key", protobuf::Request { idempotency_key: "a\nb".into(), ..empty() }),
+            ("idempotency_key", protobuf::Request { idempotency_key: "é".into(), ..empty() }),
             ("parameters", protobuf::Request { parameters: many, ..empty() }),
             ("parameters", protobuf::Request { parameters: [(String::new(), String::new())].into(), ..empty() }),
             ("parameters.a", protobuf::Request { parameters: [("a".into(), "x".repeat(65_537))].into(), ..empty() }),

@@ -1,6 +1,6 @@
 //! What answers: the trait, the plan it makes, and the jobs of the plan. It knows nothing of readers and transports.
 
-use std::{fmt, pin::Pin};
+use std::{fmt, pin::Pin, time::Duration};
 
 use crate::{Emitter, JobError, PayloadKind, Refusal, Request};
 
@@ -13,6 +13,76 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// A [`Refusal`] goes to the client as the status of its call, and nothing is started.
     fn plan(&self, request: &Request) -> Result<Plan, Refusal>;
+
+    /// A text that changes whenever this source may answer otherwise than before: its settings, its version. A journaled
+    /// run is not taken up again after a restart under another one, and a shared run is not joined. By default it is
+    /// empty, and so never changes.
+    fn configuration(&self) -> String {
+        String::new()
+    }
+}
+
+/// How the runs of a source are kept, beside what each of its plans says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceOptions {
+    pub(crate) shared: Option<Shared>,
+    pub(crate) linger: Option<Duration>,
+    pub(crate) keep_bytes: Option<u64>,
+}
+
+/// How the runs of a source are shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// How long after a complete end a run is still joined.
+    pub reuse: Duration,
+    /// With whom.
+    pub among: Among,
+}
+
+/// Who joins the same run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Among {
+    /// Only requests of one principal.
+    #[default]
+    OnePrincipal,
+    /// Everybody's.
+    Everybody,
+}
+
+impl SourceOptions {
+    /// Runs live and die with their readers, unless a request asks for more.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A request joins the run that answers an equal one, where that is under way or ended `complete` within `reuse`.
+    /// Every run is journaled.
+    #[must_use]
+    pub fn shared(mut self, reuse: Duration) -> Self {
+        self.shared = Some(Shared { reuse, among: Among::default() });
+        self
+    }
+
+    /// As [`SourceOptions::shared`], also between principals.
+    #[must_use]
+    pub fn shared_by_everybody(mut self, reuse: Duration) -> Self {
+        self.shared = Some(Shared { reuse, among: Among::Everybody });
+        self
+    }
+
+    /// Every run is journaled, and goes on at least so long without a reader.
+    #[must_use]
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = Some(linger);
+        self
+    }
+
+    /// Its runs are endless: of each about the last so many bytes are kept, and never fewer.
+    #[must_use]
+    pub fn keep_bytes(mut self, bytes: u64) -> Self {
+        self.keep_bytes = Some(bytes);
+        self
+    }
 }
 
 /// Where the jobs of a plan run.
@@ -46,6 +116,8 @@ pub struct Plan {
     pub(crate) payload: PayloadKind,
     pub(crate) job_errors: JobErrors,
     pub(crate) placement: Placement,
+    pub(crate) repeatable: bool,
+    pub(crate) time_limit: Option<Duration>,
 }
 
 impl Plan {
@@ -57,6 +129,8 @@ impl Plan {
             payload: PayloadKind::default(),
             job_errors: JobErrors::default(),
             placement: Placement::default(),
+            repeatable: false,
+            time_limit: None,
         }
     }
 
@@ -92,6 +166,25 @@ impl Plan {
     #[must_use]
     pub fn job_errors(mut self, job_errors: JobErrors) -> Self {
         self.job_errors = job_errors;
+        self
+    }
+
+    /// The jobs may be begun again after a restart: an equal request gives the same payloads in the same order with the
+    /// same boundaries, and executing it twice does no harm. What is emitted again is compared with what is journaled, and
+    /// not delivered again.
+    ///
+    /// By default they may not: a journaled run one of whose jobs was under way ends `interrupted`.
+    #[must_use]
+    pub fn repeatable(mut self) -> Self {
+        self.repeatable = true;
+        self
+    }
+
+    /// The run ends with [`End::Deadline`](crate::End::Deadline) where it takes longer than this; after a restart the
+    /// time begins anew. By default it may take as long as it likes.
+    #[must_use]
+    pub fn time_limit(mut self, time: Duration) -> Self {
+        self.time_limit = Some(time);
         self
     }
 

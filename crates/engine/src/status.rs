@@ -71,12 +71,6 @@ pub enum Refusal {
         /// What is wrong with it, and what would be right.
         problem: String,
     },
-    /// A field asks for something this server does not have. No retry makes sense.
-    #[error("{field}: this server does not do that yet; leave the field unset")]
-    Unsupported {
-        /// The field's name in the contract.
-        field: &'static str,
-    },
     /// The request names a source that is not there. No retry makes sense.
     #[error("no source is called `{name}`; there is {known}")]
     UnknownSource {
@@ -92,6 +86,54 @@ pub enum Refusal {
         id: i32,
         /// The names there are.
         known: String,
+    },
+    /// There is no such run (any more), or it is not this principal's. No retry makes sense.
+    #[error("no run is called `{id}`: it never was, it has expired, or it is another principal's")]
+    UnknownRun {
+        /// The name that was asked for.
+        id: String,
+    },
+    /// The run lived for one reader only. No retry makes sense.
+    #[error(
+        "run `{id}` was not journaled and cannot be read again; ask with linger or idempotency_key for one that can"
+    )]
+    NotReadable {
+        /// The run.
+        id: String,
+    },
+    /// The place asked for lies beyond the run's tail. No retry makes sense before the run has come that far.
+    #[error("after: {after} lies beyond the last response of the run, which is {tail}")]
+    BeyondTail {
+        /// The place that was asked for.
+        after: u64,
+        /// The last sequence there is.
+        tail: u64,
+    },
+    /// The place asked for is no longer kept: the source is an endless one. No retry makes sense.
+    #[error("after: what follows {after} is no longer kept; the first response that is, is {first}")]
+    BeforeHead {
+        /// The place that was asked for.
+        after: u64,
+        /// The first sequence that is kept.
+        first: u64,
+    },
+    /// The key was used with another request. No retry makes sense.
+    #[error("idempotency_key: it was used with another {field}; take a new key for a new request")]
+    KeyReused {
+        /// What differs.
+        field: &'static str,
+    },
+    /// Journaled runs cannot be written just now; plain ones can.
+    #[error("journaled runs cannot be started now: {reason}; a plain request, without linger and key, can")]
+    StoreFailing {
+        /// What is wrong with the store.
+        reason: String,
+    },
+    /// The store is damaged at this place. No retry makes sense.
+    #[error("the store is damaged: {reason}; `outflow data check` tells more")]
+    Damaged {
+        /// Where, and how.
+        reason: String,
     },
     /// The source cannot answer this request.
     #[error("{0}")]

@@ -125,6 +125,8 @@ pub enum Record {
     JobEnded(JobIndex, Option<JobError>),
     /// A reader asked for more time without readers.
     LingerRaised(Duration),
+    /// One more key is bound to it, and no longer to the run it was bound to.
+    KeyBound(Key),
     /// What lies before this sequence is no longer kept. Reading there gives nothing; the store may go on to hold it.
     HeadDropped(Sequence),
     /// It ended.
@@ -189,6 +191,8 @@ pub struct RunRecord {
     pub start: Arc<Start>,
     /// How long its jobs go on without a reader, as raised.
     pub linger: Duration,
+    /// All keys that were bound to it: those it began with, and later ones.
+    pub keys: Vec<Key>,
     /// The first sequence that is kept; 1 unless its head was dropped.
     pub first: Sequence,
     /// The last sequence there is; 0 while there is none.
@@ -220,6 +224,7 @@ impl RunRecord {
         Self {
             id,
             linger: start.linger,
+            keys: start.keys.clone(),
             start,
             first: Sequence::FIRST,
             last: Sequence::NONE,
@@ -246,6 +251,7 @@ impl RunRecord {
                 }
             }
             Record::LingerRaised(linger) => self.linger = *linger,
+            Record::KeyBound(key) => self.keys.push(key.clone()),
             Record::HeadDropped(first) => self.first = *first,
             Record::Ended(ended) => self.ended = Some(ended.clone()),
         }

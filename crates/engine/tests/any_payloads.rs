@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use outflow_engine::{
-    Delivery, EmitError, Emitter, End, Engine, Job, Limits, PayloadKind, Placement, Plan, Refusal, Request, RunId,
-    Source,
+    Delivery, EmitError, Emitter, End, Engine, Job, Limits, PayloadKind, Placement, Plan, Refusal, Request, Source,
 };
 use outflow_proto::protobuf::Response;
 use proptest::prelude::*;
@@ -92,7 +91,7 @@ impl Source for Steps {
 /// Every response of a run of `steps`, for a reader with this limit, and whether it was told the end.
 async fn run(steps: Vec<Step>, limits: Limits, limit: u64) -> (Vec<Response>, bool) {
     let engine = Engine::builder(limits).default_source("steps", Arc::new(Steps(steps))).build();
-    let mut reader = engine.start(&Request::new(1).limited(limit), RunId::plain(1)).unwrap();
+    let mut reader = engine.fetch(&Request::new(1).limited(limit), 1).await.unwrap();
     let mut bytes = Vec::new();
     let ended = loop {
         match reader.next().await {

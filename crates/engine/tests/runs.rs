@@ -10,9 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use outflow_engine::{
     Code, Delivery, EmitError, Emitter, End, Engine, Finish, Job, JobError, JobErrors, Leave, Limits, PayloadKind,
-    Placement, Plan, Reader, Refusal, Request, RunId, Source,
+    Placement, Plan, Reader, Refusal, Request, Source,
 };
 use outflow_proto::protobuf::Response;
 use prost::Message as _;
@@ -40,7 +41,7 @@ fn engine(plan: impl Fn() -> Plan + Send + Sync + 'static) -> Engine {
 }
 
 fn start(engine: &Engine) -> Reader {
-    engine.start(&Request::new(1), RunId::plain(1)).unwrap()
+    engine.fetch(&Request::new(1), 1).now_or_never().unwrap().unwrap()
 }
 
 /// A plan of one job.
@@ -187,7 +188,7 @@ async fn a_limit_ends_the_stream_at_once_and_stops_the_rest() {
             pending().await
         })
     });
-    let mut reader = engine.start(&Request::new(1).limited(2), RunId::plain(1)).unwrap();
+    let mut reader = engine.fetch(&Request::new(1).limited(2), 1).now_or_never().unwrap().unwrap();
     let (responses, finish) = read_all(&mut reader).await;
     assert_eq!(results(&responses), ["1", "2"]);
     assert_eq!((finish.end, finish.left, finish.last_sequence.get()), (None, Some(Leave::Enough), 2));
@@ -197,7 +198,7 @@ async fn a_limit_ends_the_stream_at_once_and_stops_the_rest() {
 #[tokio::test(start_paused = true)]
 async fn a_limit_beyond_the_end_changes_nothing() {
     let engine = engine(|| one(async |emitter| Ok(emitter.emit("only").await?)));
-    let mut reader = engine.start(&Request::new(1).limited(2), RunId::plain(1)).unwrap();
+    let mut reader = engine.fetch(&Request::new(1).limited(2), 1).now_or_never().unwrap().unwrap();
     let (responses, finish) = read_all(&mut reader).await;
     assert_eq!((results(&responses), finish.end), (vec!["only"], Some(End::Complete)));
 }
@@ -386,14 +387,14 @@ async fn runs_and_jobs_have_limits_with_names() {
     let engine = engine_within(limits.clone(), || one(async |_| pending().await));
     let _first = start(&engine);
     let second = start(&engine);
-    let refused = engine.start(&Request::new(1), RunId::plain(1)).map(|_| ());
+    let refused = engine.fetch(&Request::new(1), 1).now_or_never().unwrap().map(|_| ());
     assert!(matches!(refused, Err(Refusal::Exhausted { max: 2, .. })), "{refused:?}");
     drop(second);
     sleep(Duration::from_millis(10)).await;
     start(&engine);
 
     let too_many = engine_within(limits, || Plan::new().jobs((0..4).map(|_| Job::new(async |_| Ok(())))));
-    let refused = too_many.start(&Request::new(1), RunId::plain(1)).map(|_| ());
+    let refused = too_many.fetch(&Request::new(1), 1).now_or_never().unwrap().map(|_| ());
     assert!(matches!(refused, Err(Refusal::Exhausted { max: 3, .. })), "{refused:?}");
     assert_eq!(too_many.runs(), 0);
 }
@@ -411,7 +412,7 @@ async fn who_is_asked_is_found_or_named() {
     let message = |name: &str| outflow_proto::protobuf::Request { source: name.into(), ..Default::default() };
     let ask = |name: &str| {
         let request = Request::parse(message(name), outflow_engine::Principal::Anonymous, engine.limits()).unwrap();
-        engine.start(&request, RunId::plain(1)).map(|_| ())
+        engine.fetch(&request, 1).now_or_never().unwrap().map(|_| ())
     };
     assert_eq!(ask("a"), Ok(()));
     assert_eq!(ask("c"), Err(Refusal::UnknownSource { name: "c".into(), known: "`a`, `b`".into() }));

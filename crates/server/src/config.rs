@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use outflow_engine::{Limits, PayloadKind};
+use outflow_engine::{Limits, PayloadKind, SourceOptions};
 use serde::Deserialize;
 
 use crate::{
@@ -22,6 +22,8 @@ use crate::{
 pub(crate) struct Config {
     /// Empty: the default addresses.
     pub(crate) listen: Vec<Listen>,
+    /// Where journaled runs are kept, where the file says so.
+    pub(crate) data: Option<String>,
     workers: Option<usize>,
     limits: LimitsFile,
     sources: Vec<SourceFile>,
@@ -45,12 +47,16 @@ pub(crate) enum ConfigError {
 struct File {
     #[serde(default)]
     listen: Vec<String>,
+    data: Option<String>,
     workers: Option<usize>,
     #[serde(default)]
     limits: LimitsFile,
     #[serde(default)]
     source: Vec<toml::Table>,
 }
+
+/// A store smaller than this cannot hold the live journal's segments.
+const DATA_BYTES_MIN: u64 = 64 * 1024 * 1024;
 
 /// What of the bounds can be set; defaults and reasons are with the types they end up in.
 #[derive(Debug, Default, Deserialize)]
@@ -63,6 +69,11 @@ struct LimitsFile {
     response_bytes_max: Option<usize>,
     window_bytes: Option<usize>,
     budget_bytes: Option<usize>,
+    run_bytes_max: Option<u64>,
+    linger: Option<Time>,
+    keep_time: Option<Time>,
+    patience: Option<Time>,
+    data_bytes_max: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -83,7 +94,42 @@ impl TryFrom<String> for Time {
 struct SourceFile {
     name: String,
     default: bool,
+    options: SourceOptions,
     kind: Kind,
+}
+
+/// How its runs are kept.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct KeptFile {
+    shared: bool,
+    reuse: Option<Time>,
+    linger: Option<Time>,
+    keep: Option<u64>,
+}
+
+impl KeptFile {
+    /// Takes what is about keeping from a source's table.
+    fn take(table: &mut toml::Table) -> Result<SourceOptions, String> {
+        let names = ["shared", "reuse", "linger", "keep"];
+        let kept: toml::Table = names.iter().filter_map(|name| table.remove_entry(*name)).collect();
+        let kept: Self = kept.try_into().map_err(|error: toml::de::Error| error.to_string())?;
+        let mut options = SourceOptions::new();
+        match (kept.shared, kept.reuse) {
+            (true, reuse) => options = options.shared(reuse.map_or(Duration::ZERO, |Time(reuse)| reuse)),
+            (false, Some(_)) => return Err("reuse is about shared runs: add shared = true, or remove it".into()),
+            (false, None) => {}
+        }
+        if let Some(Time(linger)) = kept.linger {
+            options = options.linger(linger);
+        }
+        match kept.keep {
+            Some(0) => return Err("keep = 0: it is the bytes of an endless run that are kept, at least 1".into()),
+            Some(bytes) => options = options.keep_bytes(bytes),
+            None => {}
+        }
+        Ok(options)
+    }
 }
 
 #[derive(Debug)]
@@ -123,6 +169,7 @@ impl SourceFile {
             Some(toml::Value::Boolean(default)) => default,
             Some(other) => return Err(named(format!("default = {other}: true or false is wanted"))),
         };
+        let options = KeptFile::take(&mut table).map_err(named)?;
         let kind = table.remove("kind");
         let kind = match kind.as_ref().and_then(toml::Value::as_str) {
             Some("simulate") => {
@@ -134,7 +181,7 @@ impl SourceFile {
             Some(other) => return Err(named(format!("kind `{other}` is not known; there are exec and simulate"))),
             None => return Err(named("it has no `kind`; there are exec and simulate".into())),
         };
-        Ok(Self { name, default, kind })
+        Ok(Self { name, default, options, kind })
     }
 }
 
@@ -166,7 +213,15 @@ impl Config {
         if let [first, second, ..] = defaults[..] {
             return Err(format!("`{first}` and `{second}` are both the default source; choose one"));
         }
-        Ok(Self { listen, workers: file.workers, limits: file.limits, sources })
+        if file.data.as_deref() == Some("") {
+            return Err("data = \"\": it is a directory, or `memory`".into());
+        }
+        Ok(Self { listen, data: file.data, workers: file.workers, limits: file.limits, sources })
+    }
+
+    /// Bytes of all journaled runs, where the file says so.
+    pub(crate) fn data_bytes_max(&self) -> Option<u64> {
+        self.limits.data_bytes_max
     }
 
     /// A server's builder with all of it.
@@ -181,22 +236,21 @@ impl Config {
         if let Some(workers) = self.workers {
             server = server.workers(workers);
         }
-        for SourceFile { name, default, kind } in self.sources {
+        for SourceFile { name, default, options, kind } in self.sources {
+            if default {
+                server = server.default_to(&name);
+            }
             server = match kind {
-                Kind::Simulate(settings) => add(server, name, default, Simulate::new(settings)),
+                Kind::Simulate(settings) => server.source_with(name, Simulate::new(settings), options),
                 Kind::Exec(ExecFile { command, payload }) => {
                     let exec = Exec::new(&command);
                     let exec = exec.map_err(|source| ConfigError::Exec { name: name.clone(), source })?;
-                    add(server, name, default, exec.payload(payload.into()))
+                    server.source_with(name, exec.payload(payload.into()), options)
                 }
             };
         }
         Ok(server)
     }
-}
-
-fn add(server: Builder, name: String, default: bool, source: impl crate::Source) -> Builder {
-    if default { server.default_source(name, source) } else { server.source(name, source) }
 }
 
 impl From<PayloadFile> for PayloadKind {
@@ -237,6 +291,11 @@ impl LimitsFile {
         {
             return Err("limits.stall_time: it is at least 1s".into());
         }
+        if let Some(bytes) = self.data_bytes_max
+            && bytes < DATA_BYTES_MIN
+        {
+            return Err(format!("limits.data_bytes_max = {bytes}: it is at least {DATA_BYTES_MIN}"));
+        }
         Ok(())
     }
 
@@ -246,6 +305,10 @@ impl LimitsFile {
         set(&mut limits.response_bytes_max, self.response_bytes_max);
         set(&mut limits.window_bytes, self.window_bytes);
         set(&mut limits.budget_bytes, self.budget_bytes);
+        set(&mut limits.run_bytes_max, self.run_bytes_max);
+        set(&mut limits.linger, self.linger.map(|Time(time)| time));
+        set(&mut limits.keep_time, self.keep_time.map(|Time(time)| time));
+        set(&mut limits.patience, self.patience.map(|Time(time)| time));
         limits
     }
 

@@ -35,8 +35,8 @@ pub mod source;
 mod transport;
 
 pub use outflow_engine::{
-    Cleanup, Code, EmitError, Emitter, Job, JobError, JobErrors, Limits, Payload, PayloadKind, Placement, Plan,
-    Principal, Refusal, Request, Source, Text,
+    Among, Cleanup, Code, Durability, EmitError, Emitter, Job, JobError, JobErrors, Limits, MemoryStore, Payload,
+    PayloadKind, Placement, Plan, Principal, Refusal, Request, Source, SourceOptions, Store, StoreError, Text,
 };
 pub use server::{Builder, Hurry, ServeError, Server};
 pub use transport::{BindError, Listen, TransportLimits};

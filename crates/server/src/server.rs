@@ -5,10 +5,10 @@ use std::{
     future::Future,
     net::{SocketAddr, TcpListener},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use outflow_engine::{Engine, Limits, Source};
+use outflow_engine::{Clock, Engine, Limits, MemoryStore, Source, SourceOptions, Store, StoreError, Timestamp};
 use tokio::{
     runtime::Runtime,
     sync::{Semaphore, oneshot},
@@ -39,6 +39,9 @@ pub enum ServeError {
     /// It cannot listen where it should.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The store cannot be opened.
+    #[error("cannot open the store: {0}")]
+    Store(String),
     /// The system gives no thread, no runtime, or takes a listener away.
     #[error("cannot serve: {0}")]
     System(#[from] std::io::Error),
@@ -61,6 +64,7 @@ pub struct Server {
     limits: TransportLimits,
     workers: usize,
     hurry: Hurry,
+    opens_store: bool,
 }
 
 /// Ends a server that is shutting down without waiting any longer.
@@ -77,12 +81,19 @@ impl Hurry {
 /// Collects what a [`Server`] is made of.
 pub struct Builder {
     listen: Vec<Listen>,
-    sources: Vec<(String, Arc<dyn Source>)>,
+    sources: Vec<(String, Arc<dyn Source>, SourceOptions)>,
     default_source: Option<String>,
     limits: Limits,
     transport: TransportLimits,
     workers: usize,
+    open_store: StoreOpener,
+    opens_store: bool,
 }
+
+type StoreOpener = Box<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
+
+/// What the store in memory holds, in bytes.
+const MEMORY_STORE_BYTES: u64 = 256 * 1024 * 1024;
 
 impl Builder {
     /// Listens there, and no longer on the default addresses, port 50005 on both loopback addresses.
@@ -94,17 +105,47 @@ impl Builder {
 
     /// Adds a source. While there is none, [`Simulate`] answers every request.
     #[must_use]
-    pub fn source(mut self, name: impl Into<String>, source: impl Source) -> Self {
-        self.sources.push((name.into(), Arc::new(source)));
+    pub fn source(self, name: impl Into<String>, source: impl Source) -> Self {
+        self.source_with(name, source, SourceOptions::default())
+    }
+
+    /// Adds a source whose runs are kept as `options` say.
+    #[must_use]
+    pub fn source_with(mut self, name: impl Into<String>, source: impl Source, options: SourceOptions) -> Self {
+        self.sources.push((name.into(), Arc::new(source), options));
+        self
+    }
+
+    /// Has the source of this name answer every request that names none.
+    #[must_use]
+    pub fn default_to(mut self, name: impl Into<String>) -> Self {
+        self.default_source = Some(name.into());
         self
     }
 
     /// Adds a source that answers every request which names none.
     #[must_use]
-    pub fn default_source(mut self, name: impl Into<String>, source: impl Source) -> Self {
+    pub fn default_source(self, name: impl Into<String>, source: impl Source) -> Self {
         let name = name.into();
-        self.default_source = Some(name.clone());
-        self.source(name, source)
+        self.source(name.clone(), source).default_to(name)
+    }
+
+    /// Keeps journaled runs in this store, which is opened when serving begins. Without it they are kept in memory, up
+    /// to 256 MiB, and end with the process.
+    #[must_use]
+    pub fn store(mut self, open: impl Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync + 'static) -> Self {
+        self.open_store = Box::new(open);
+        self.opens_store = true;
+        self
+    }
+
+    /// The same, but the store is opened only when the first journaled run needs it.
+    #[must_use]
+    pub fn store_when_needed(
+        self,
+        open: impl Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { opens_store: false, ..self.store(open) }
     }
 
     /// Bounds on requests, runs and memory.
@@ -140,13 +181,19 @@ impl Builder {
             .thread_name("outflow-jobs")
             .enable_all()
             .build()?;
-        let mut engine = Engine::builder(self.limits).compute(compute.handle().clone());
+        let open_store = self.open_store;
+        let mut engine = Engine::builder(self.limits)
+            .compute(compute.handle().clone())
+            .clock(Clock::new(time_of_day))
+            .store(move || open_store());
         if self.sources.is_empty() {
             engine = engine.default_source("simulate", Arc::new(Simulate::default()));
         }
-        for (name, source) in self.sources {
-            let is_default = self.default_source.as_ref() == Some(&name);
-            engine = if is_default { engine.default_source(name, source) } else { engine.source(name, source) };
+        for (name, source, options) in self.sources {
+            engine = engine.source_with(name, source, options);
+        }
+        if let Some(name) = self.default_source {
+            engine = engine.default_to(name);
         }
         Ok(Server {
             listeners,
@@ -156,8 +203,15 @@ impl Builder {
             limits: self.transport,
             workers: self.workers,
             hurry: Hurry::default(),
+            opens_store: self.opens_store,
         })
     }
+}
+
+fn time_of_day() -> Timestamp {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    // A clock before 1970 is a wrong one, and nothing depends on it.
+    Timestamp::from_millis(since_1970.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
 }
 
 impl Server {
@@ -170,6 +224,8 @@ impl Server {
             limits: Limits::default(),
             transport: TransportLimits::default(),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
+            open_store: Box::new(|| Ok(Arc::new(MemoryStore::new(MEMORY_STORE_BYTES)))),
+            opens_store: false,
         }
     }
 
@@ -187,9 +243,13 @@ impl Server {
     /// bounded time: at the most 5 seconds for streams and 5 for what jobs leave behind.
     ///
     /// # Errors
-    /// [`ServeError::System`] where a thread cannot be started or a listener fails. A retry needs a new server.
+    /// [`ServeError::Store`] where the store cannot be opened, [`ServeError::System`] where a thread cannot be started or
+    /// a listener fails. A retry needs a new server.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { listeners, engine, compute, limits, workers, hurry, .. } = self;
+        let Self { listeners, engine, compute, limits, workers, hurry, opens_store, .. } = self;
+        if opens_store {
+            engine.open().await.map_err(|refusal| ServeError::Store(refusal.to_string()))?;
+        }
         let phases = Phases::default();
         let (health, services) = services(&engine).await;
         let (workers, ended) = start_workers(workers, &services, &limits, &phases)?;
@@ -218,6 +278,7 @@ impl Server {
         while accepting.join_next().await.is_some() {}
         stop(&engine, &workers, &places, &limits, &phases, &hurry).await;
         wait_for(ended).await;
+        engine.close().await;
         compute.shutdown_background();
         Ok(served?)
     }
@@ -233,11 +294,16 @@ async fn stop(
     Hurry(hurry): &Hurry,
 ) {
     let all = u32::try_from(limits.connections_max).unwrap_or(u32::MAX);
-    if ended_in(DRAIN_TIME, places.acquire_many(all), hurry).await.is_none() {
+    // Journaled runs that no restart can take up have the same time.
+    let all_ended = async { tokio::join!(places.acquire_many(all), engine.drained()) };
+    if ended_in(DRAIN_TIME, all_ended, hurry).await.is_none() {
         let connections: usize = workers.iter().map(Worker::connections).sum();
-        tracing::warn!("{connections} connections had not ended and are dropped");
+        if connections > 0 {
+            tracing::warn!("{connections} connections had not ended and are dropped");
+        }
     }
     phases.abandon.cancel();
+    engine.suspend();
     if ended_in(CLEANUP_TIME, engine.drained(), hurry).await.is_none() {
         engine.hurry();
         if ended_in(KILL_TIME, engine.drained(), &CancellationToken::new()).await.is_none() {

@@ -172,31 +172,6 @@ async fn a_duration_out_of_its_bounds_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_field_that_is_not_built_yet_is_refused_by_name() {
-    let server = TestServer::start(|server| server);
-    let connection = Connection::open(server.address()).await;
-    let empty = Request::default;
-    let cases = [
-        ("run_id", Request { run_id: "0123456789abcdefghijklmnop".to_owned(), ..empty() }),
-        ("run_id", Request { run_id: "x".to_owned(), after: 1, ..empty() }),
-        ("linger", Request { linger: Some(duration(0, 0)), ..empty() }),
-        ("linger", Request { linger: Some(duration(30, 0)), ..empty() }),
-        ("idempotency_key", Request { idempotency_key: "key".to_owned(), ..empty() }),
-        ("last", Request { last: 1, ..empty() }),
-    ];
-    for (field, request) in cases {
-        let answer = refused(&connection, &request).await;
-        assert_eq!(answer.code(), Code::Unimplemented, "{request:?}");
-        assert!(answer.message().starts_with(field), "{request:?}: {}", answer.message());
-    }
-    // What is wrong on any server is said before what is missing on this one.
-    let after = refused(&connection, &Request { after: 1, ..empty() }).await;
-    assert_eq!((after.code(), after.violated().as_str()), (Code::InvalidArgument, "after"));
-    let both = Request { run_id: "x".to_owned(), after: 1, last: 1, ..empty() };
-    assert_eq!(refused(&connection, &both).await.violated(), "last");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_parameter_out_of_its_bounds_is_refused_by_name() {
     let server = TestServer::start(|server| server);
     let connection = Connection::open(server.address()).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
-use outflow_engine::{Engine, Principal, RunId};
+use outflow_engine::{Engine, Principal};
 use outflow_proto::protobuf;
 use prost::Message as _;
 use tokio::time::Instant;
@@ -48,15 +48,14 @@ where
 
     let request = outflow_engine::Request::parse(message, Principal::Anonymous, engine.limits())
         .map_err(|refusal| status::refused(&refusal))?;
-    let reader =
-        engine.start(&request, RunId::plain(rand::random())).map_err(|refusal| status::refused(&refusal))?;
+    let reader = engine.fetch(&request, rand::random()).await.map_err(|refusal| status::refused(&refusal))?;
     control.attach(reader.closer());
 
-    let run_id = reader.run_id().to_string();
+    let (run_id, durability) = (reader.run_id().to_string(), status::durability(reader.durability()));
     let mut response = Response::new(Body::Fetch(FetchBody::new(reader, request.heartbeat(), control)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(status::RUN_ID, HeaderValue::try_from(run_id).expect("a run id is plain ASCII"));
-    headers.insert(status::DURABILITY, HeaderValue::from_static("none"));
+    headers.insert(status::DURABILITY, HeaderValue::from_static(durability));
     Ok(response)
 }

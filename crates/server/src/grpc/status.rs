@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use outflow_engine::{Code, End, Finish, Leave, Refusal};
+use outflow_engine::{Code, Durability, End, Finish, Leave, Refusal};
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -26,11 +26,7 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// The status that tells a client why nothing was started.
 pub(crate) fn refused(refusal: &Refusal) -> Status {
-    let mut message = refusal.to_string();
-    if message.len() > MESSAGE_BYTES_MAX {
-        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX - 4));
-        message.push_str(" ...");
-    }
+    let message = cut(refusal.to_string());
     match refusal {
         Refusal::Invalid { field, problem } => {
             let problem = &problem[..problem.floor_char_boundary(MESSAGE_BYTES_MAX)];
@@ -40,8 +36,15 @@ pub(crate) fn refused(refusal: &Refusal) -> Status {
                 ErrorDetails::with_bad_request_violation(field, problem),
             )
         }
-        Refusal::Unsupported { .. } => Status::unimplemented(message),
-        Refusal::UnknownSource { .. } | Refusal::UnknownId { .. } => Status::not_found(message),
+        Refusal::UnknownSource { .. } | Refusal::UnknownId { .. } | Refusal::UnknownRun { .. } => {
+            Status::not_found(message)
+        }
+        Refusal::NotReadable { .. } => Status::failed_precondition(message),
+        Refusal::BeyondTail { tail, .. } => out_of_range(message, "tail", *tail),
+        Refusal::BeforeHead { first, .. } => out_of_range(message, "first", *first),
+        Refusal::KeyReused { .. } => Status::already_exists(message),
+        Refusal::StoreFailing { .. } => retry_later(tonic::Code::ResourceExhausted, message),
+        Refusal::Damaged { .. } => Status::data_loss(message),
         Refusal::Source(error) => Status::new(code(error.code), message),
         Refusal::Exhausted { .. } => retry_later(tonic::Code::ResourceExhausted, message),
         Refusal::Draining => retry_later(tonic::Code::Unavailable, message),
@@ -51,11 +54,21 @@ pub(crate) fn refused(refusal: &Refusal) -> Status {
 
 /// The trailers that end a stream.
 pub(super) fn trailers(finish: &Finish) -> HeaderMap {
-    let status = match (&finish.end, finish.left) {
+    let status = match (&finish.end, &finish.left) {
         (Some(End::Complete), _) | (None, None | Some(Leave::Enough)) => Status::ok(""),
         (Some(End::Failed(error)), _) => Status::new(code(error.code), &error.message),
+        (Some(End::Deadline), _) => Status::deadline_exceeded("the run took longer than its source allows"),
+        (Some(End::Interrupted(reason)), _) => Status::aborted(cut(format!("the run was interrupted: {reason}"))),
         (Some(_), _) => Status::cancelled("the run was stopped"),
         (None, Some(Leave::Deadline)) => Status::deadline_exceeded("the deadline of this call passed"),
+        (None, Some(Leave::HeadDropped(first))) => out_of_range(
+            format!("what follows is no longer kept; the first response that is, is {first}"),
+            "first",
+            first.get(),
+        ),
+        (None, Some(Leave::Damaged(what))) => {
+            Status::data_loss(cut(format!("the store is damaged: {what}; `outflow data check` tells more")))
+        }
         (None, Some(cause)) => retry_later(tonic::Code::Unavailable, cause.to_string()),
     };
     let mut trailers = HeaderMap::with_capacity(5);
@@ -74,6 +87,32 @@ pub(super) fn add(status: &Status, headers: &mut HeaderMap) {
         // A message that no header can carry: the code still can.
         tracing::warn!("a status did not fit its header: {error}");
         headers.insert("grpc-status", HeaderValue::from(status.code() as i32));
+    }
+}
+
+/// A message of a bounded length, cut between characters.
+fn cut(mut message: String) -> String {
+    if message.len() > MESSAGE_BYTES_MAX {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX - 4));
+        message.push_str(" ...");
+    }
+    message
+}
+
+/// The place asked for is not there; the details name one that is (`google.rpc.ErrorInfo`, metadata).
+fn out_of_range(message: String, name: &str, place: u64) -> Status {
+    let metadata = [(name.to_owned(), place.to_string())];
+    let reason = if name == "tail" { "BEYOND_TAIL" } else { "BEFORE_HEAD" };
+    let details = ErrorDetails::with_error_info(reason, "outflow", metadata);
+    Status::with_error_details(tonic::Code::OutOfRange, message, details)
+}
+
+/// A run's durability, as its header names it.
+pub(super) fn durability(durability: Durability) -> &'static str {
+    match durability {
+        Durability::None => "none",
+        Durability::Memory => "memory",
+        Durability::Disk => "disk",
     }
 }
 

@@ -95,7 +95,7 @@ impl Streams {
     /// Ends every stream for `cause`: with a status, or after [`STATUS_GRACE`] with a reset.
     pub(crate) async fn end_all(&self, cause: Leave) {
         for control in self.select(|_| true) {
-            control.end(cause);
+            control.end(cause.clone());
         }
         self.tasks.close();
         if tokio::time::timeout(STATUS_GRACE, self.tasks.wait()).await.is_err() {
@@ -141,7 +141,7 @@ impl StreamControl {
     /// Puts the stream's reader under this control.
     pub(super) fn attach(&self, closer: Closer) {
         let mut state = self.state.lock();
-        match state.ended {
+        match state.ended.clone() {
             Some(cause) => closer.close(cause),
             None => state.closer = Some(closer),
         }
@@ -181,7 +181,7 @@ impl StreamControl {
     fn end(&self, cause: Leave) {
         let closer = {
             let mut state = self.state.lock();
-            state.ended.get_or_insert(cause);
+            state.ended.get_or_insert(cause.clone());
             state.closer.take()
         };
         if let Some(closer) = closer {

@@ -119,6 +119,10 @@ impl Source for Exec {
         // It awaits its pipes, and between them only cuts lines.
         Ok(Plan::new().job(job).payload(self.payload).placement(Placement::Reader))
     }
+
+    fn configuration(&self) -> String {
+        format!("{:?} {:?} {:?}", self.program, self.arguments, self.payload)
+    }
 }
 
 async fn run(

@@ -41,6 +41,11 @@ pub struct SimulateSettings {
     pub batch_max: u64,
     /// The job that fails in place of its first response. Default none.
     pub fail: Option<u64>,
+    /// Whether jobs may be begun again after a restart. Default true.
+    pub repeatable: bool,
+    /// Whether each execution of a job answers otherwise than every other, which a repeatable one must not. Default
+    /// false; it is there to see what happens.
+    pub differ: bool,
 }
 
 impl Default for SimulateSettings {
@@ -59,6 +64,8 @@ impl Default for SimulateSettings {
             batch: 1,
             batch_max: 1_024,
             fail: None,
+            repeatable: true,
+            differ: false,
         }
     }
 }
@@ -111,12 +118,20 @@ impl Source for Simulate {
         let id = request.id();
         let jobs = (0..work.jobs).map(|n| {
             let mut text = format!("Request #{n} For Id:{id}");
+            if work.differ {
+                text.push_str(&format!(" {:08x}", rand::random::<u32>()));
+            }
             text.extend(std::iter::repeat_n('.', work.size as usize));
             let (work, text, wait) = (work.clone(), Text::from(text), work.step * n as u32);
             Job::new(move |emitter| job(emitter, work, n, text, wait))
         });
         // A job awaits its pauses, and otherwise does nothing but emit.
-        Ok(Plan::new().jobs(jobs).placement(Placement::Reader))
+        let plan = Plan::new().jobs(jobs).placement(Placement::Reader);
+        Ok(if work.repeatable { plan.repeatable() } else { plan })
+    }
+
+    fn configuration(&self) -> String {
+        format!("{:?}", self.settings)
     }
 }
 
@@ -174,6 +189,8 @@ struct Work {
     size: u64,
     batch: u64,
     fail: Option<u64>,
+    repeatable: bool,
+    differ: bool,
 }
 
 impl Work {
@@ -186,6 +203,8 @@ impl Work {
             size: settings.size,
             batch: settings.batch,
             fail: settings.fail,
+            repeatable: settings.repeatable,
+            differ: settings.differ,
         };
         for (name, value) in request.parameters() {
             let field = format!("parameters.{name}");
@@ -197,8 +216,11 @@ impl Work {
                 "fail" => work.fail = Some(number(field, value, 0, settings.jobs_max)?),
                 "step" => work.step = time(field, value, settings.step_max)?,
                 "every" => work.every = time(field, value, settings.every_max)?,
+                "repeatable" => work.repeatable = truth(field, value)?,
+                "differ" => work.differ = truth(field, value)?,
                 _ => {
-                    let known = "simulate knows jobs, responses, step, every, size, batch and fail";
+                    let known =
+                        "simulate knows jobs, responses, step, every, size, batch, fail, repeatable and differ";
                     return Err(Refusal::invalid(field, format_args!("is no parameter; {known}")));
                 }
             }
@@ -222,6 +244,11 @@ fn number(field: String, value: &str, min: u64, max: u64) -> Result<u64, Refusal
             format_args!("is {}; a whole number from {min} to {max} is wanted", Shown(value)),
         )),
     }
+}
+
+fn truth(field: String, value: &str) -> Result<bool, Refusal> {
+    let wrong = |_| Refusal::invalid(field, format_args!("is {}; true or false is wanted", Shown(value)));
+    bool::from_str(value).map_err(wrong)
 }
 
 fn time(field: String, value: &str, max: Duration) -> Result<Duration, Refusal> {

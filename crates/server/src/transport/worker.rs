@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use outflow_engine::Leave;
+use outflow_engine::{Bell, Leave};
 use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
@@ -22,6 +22,8 @@ use crate::{
     shutdown::Phases,
 };
 
+/// Threads on which readers' stores are read, at the most.
+const BLOCKING_THREADS_MAX: usize = 16;
 /// Sockets on their way to a worker.
 const HANDED_OVER_MAX: usize = 256;
 
@@ -48,7 +50,10 @@ impl Worker {
         limits: TransportLimits,
         phases: Phases,
     ) -> io::Result<(Self, oneshot::Receiver<()>)> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
+            .enable_all()
+            .build()?;
         let (sockets, handed_over) = mpsc::channel(HANDED_OVER_MAX);
         let streams = Streams::new(limits.stall_time);
         let worker = Self { sockets, connections: Arc::default() };
@@ -102,6 +107,11 @@ async fn run(
     phases: Phases,
 ) {
     let mut connections = JoinSet::new();
+    // Commits wake all their readers here by one notification.
+    let bell = Bell::default();
+    bell.hang();
+    let mut ringing = JoinSet::new();
+    ringing.spawn(async move { bell.ringing().await });
     let mut sweep = std::pin::pin!(streams.sweep());
     loop {
         tokio::select! {

@@ -1,0 +1,194 @@
+//! Wakes many tasks of one thread by one notification. A wake-up across threads is a system call; a commit that wakes a
+//! thousand readers would pay a thousand of them. It knows tasks, not what they wait for.
+
+use std::{
+    cell::RefCell,
+    fmt,
+    future::poll_fn,
+    sync::Arc,
+    task::{Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+
+thread_local! {
+    static HERE: RefCell<Option<Bell>> = const { RefCell::new(None) };
+}
+
+/// One thread's bell: others put wakers beside it and ring once; a task on that thread then wakes them all.
+#[derive(Clone, Default)]
+pub struct Bell(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    state: Mutex<State>,
+    settled: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    wakers: Vec<Waker>,
+    ringer: Option<Waker>,
+    rings: u64,
+    settled: u64,
+    is_gone: bool,
+}
+
+impl Bell {
+    /// Tasks that begin to wait on this thread are from now on woken by this bell, as long as [`Bell::ringing`] is
+    /// polled on it.
+    pub fn hang(&self) {
+        HERE.with(|here| *here.borrow_mut() = Some(self.clone()));
+    }
+
+    /// Wakes whom others put here, until dropped. It runs on the thread of the tasks, as a task of the same runtime.
+    pub async fn ringing(&self) {
+        let _gone = Gone(self);
+        let mut wakers = Vec::new();
+        loop {
+            let rings = poll_fn(|cx| {
+                let mut state = self.0.state.lock();
+                if state.wakers.is_empty() {
+                    match &mut state.ringer {
+                        Some(ringer) => ringer.clone_from(cx.waker()),
+                        none => *none = Some(cx.waker().clone()),
+                    }
+                    return Poll::Pending;
+                }
+                std::mem::swap(&mut wakers, &mut state.wakers);
+                Poll::Ready(state.rings)
+            })
+            .await;
+            wakers.drain(..).for_each(Waker::wake);
+            // A burst is no reason to keep its place.
+            wakers.shrink_to(1_024);
+            // Behind all that were just woken: the queue of a thread is first in, first out.
+            tokio::task::yield_now().await;
+            self.0.state.lock().settled = rings;
+            self.0.settled.notify_all();
+        }
+    }
+
+    /// Puts `wakers` here and rings, if nobody had. What it gives can be waited for.
+    fn ring(&self, wakers: &mut Vec<Waker>) -> Rung {
+        let mut state = self.0.state.lock();
+        if state.is_gone {
+            drop(state);
+            wakers.drain(..).for_each(Waker::wake);
+            return Rung { bell: self.clone(), ring: 0 };
+        }
+        let was_silent = state.wakers.is_empty();
+        state.wakers.append(wakers);
+        state.rings += 1;
+        let ring = state.rings;
+        let ringer = if was_silent { state.ringer.take() } else { None };
+        drop(state);
+        if let Some(ringer) = ringer {
+            ringer.wake();
+        }
+        Rung { bell: self.clone(), ring }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl fmt::Debug for Bell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bell")
+    }
+}
+
+/// Whoever is still waiting when a thread ends its runtime is woken the usual way, and nobody waits for it.
+struct Gone<'a>(&'a Bell);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        let inner = &self.0.0;
+        let mut state = inner.state.lock();
+        state.is_gone = true;
+        state.settled = u64::MAX;
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        inner.settled.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// One ring of a bell.
+struct Rung {
+    bell: Bell,
+    ring: u64,
+}
+
+/// A task that waits, and the bell of its thread.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    waker: Waker,
+    bell: Option<Bell>,
+}
+
+impl Alarm {
+    /// For the task of `waker`, which is being polled on this thread.
+    pub(crate) fn new(waker: &Waker) -> Self {
+        Self { waker: waker.clone(), bell: HERE.with(|here| here.borrow().clone()) }
+    }
+
+    /// For a task that is woken by itself.
+    pub(crate) fn alone(waker: &Waker) -> Self {
+        Self { waker: waker.clone(), bell: None }
+    }
+
+    pub(crate) fn is_for(&self, waker: &Waker) -> bool {
+        self.waker.will_wake(waker)
+    }
+
+    /// Wakes this one by itself.
+    pub(crate) fn wake(self) {
+        self.waker.wake();
+    }
+}
+
+/// Alarms that go off together.
+#[derive(Default)]
+pub(crate) struct Alarms {
+    by_bell: Vec<(Bell, Vec<Waker>)>,
+    others: Vec<Waker>,
+}
+
+impl Alarms {
+    pub(crate) fn add(&mut self, Alarm { waker, bell }: Alarm) {
+        let Some(bell) = bell else { return self.others.push(waker) };
+        match self.by_bell.iter_mut().find(|(known, _)| known.is(&bell)) {
+            Some((_, wakers)) => wakers.push(waker),
+            None => self.by_bell.push((bell, vec![waker])),
+        }
+    }
+
+    /// Wakes all of them, and gives what can be waited for.
+    pub(crate) fn go_off(&mut self) -> Woken {
+        self.others.drain(..).for_each(Waker::wake);
+        let rung = self.by_bell.iter_mut().filter(|(_, wakers)| !wakers.is_empty());
+        Woken(rung.map(|(bell, wakers)| bell.ring(wakers)).collect())
+    }
+}
+
+/// Those that were woken together.
+pub(crate) struct Woken(Vec<Rung>);
+
+impl Woken {
+    /// Blocks this thread until those on threads with bells have run, at most so long.
+    pub(crate) fn have_run(self, at_most: Duration) {
+        let until = Instant::now() + at_most;
+        for Rung { bell, ring } in self.0 {
+            let mut state = bell.0.state.lock();
+            while state.settled < ring {
+                if bell.0.settled.wait_until(&mut state, until).timed_out() {
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The journaled runs that this process has in hand: those under way, and ended ones that somebody reads. What is not
+//! here is in the store only. Attaching a reader and deleting a run exclude each other here.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+
+use crate::{Key, RunId, Start, run::Run};
+
+/// The journaled runs in hand. Its lock is taken before a run's, never the other way round.
+#[derive(Default)]
+pub(crate) struct Living(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    runs: HashMap<RunId, InHand>,
+    keys: HashMap<Key, RunId>,
+    deleting: HashSet<RunId>,
+    let_go: Generation,
+}
+
+/// How many runs were let go so far: what was read from the store in one generation may be old in the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Generation(u64);
+
+/// A run in hand.
+#[derive(Clone)]
+pub(crate) struct InHand {
+    pub(crate) run: Arc<Run>,
+    pub(crate) start: Arc<Start>,
+    pub(crate) keys: Vec<Key>,
+}
+
+/// What there is of a run.
+pub(crate) enum Found<T> {
+    Here(T),
+    /// It is being deleted.
+    Gone,
+    /// Not here; the store may have it.
+    Elsewhere(Generation),
+}
+
+/// What came of taking a run in hand.
+pub(crate) enum Entered<T> {
+    /// It is in hand.
+    Done(T),
+    /// Another is, under one of its keys or its name.
+    Other,
+    /// Something was let go meanwhile: look again.
+    Changed,
+}
+
+impl Living {
+    /// What `look` sees of a run in hand, while nobody can let it go.
+    pub(crate) fn find<T>(&self, run: RunId, look: impl FnOnce(&InHand) -> T) -> Found<T> {
+        let state = self.0.lock();
+        match state.runs.get(&run) {
+            Some(found) => Found::Here(look(found)),
+            None if state.deleting.contains(&run) => Found::Gone,
+            None => Found::Elsewhere(state.let_go),
+        }
+    }
+
+    /// The run in hand that `key` is bound to.
+    pub(crate) fn bound(&self, key: &Key) -> Found<RunId> {
+        let state = self.0.lock();
+        state.keys.get(key).map_or(Found::Elsewhere(state.let_go), |run| Found::Here(*run))
+    }
+
+    /// Takes a run in hand, unless one of its name or, `but` for one, of its keys is. `attach` is called before anybody
+    /// else can find it.
+    pub(crate) fn enter<T>(
+        &self,
+        entering: InHand,
+        but: Option<RunId>,
+        known: Generation,
+        attach: impl FnOnce(&Arc<Run>) -> T,
+    ) -> Entered<T> {
+        let mut state = self.0.lock();
+        let id = entering.run.id();
+        if state.let_go != known || state.deleting.contains(&id) {
+            return Entered::Changed;
+        }
+        let mut bound = entering.keys.iter().filter_map(|key| state.keys.get(key));
+        if bound.any(|run| Some(*run) != but) || state.runs.contains_key(&id) {
+            return Entered::Other;
+        }
+        let attached = attach(&entering.run);
+        for key in &entering.keys {
+            state.keys.insert(key.clone(), id);
+        }
+        state.runs.insert(id, entering);
+        Entered::Done(attached)
+    }
+
+    /// Takes a run in hand that the store had when it was opened; says whether it was not there yet. Its keys may have
+    /// passed to later runs.
+    pub(crate) fn enter_stored(&self, entering: InHand) -> bool {
+        self.0.lock().runs.insert(entering.run.id(), entering).is_none()
+    }
+
+    /// What is known now.
+    pub(crate) fn generation(&self) -> Generation {
+        self.0.lock().let_go
+    }
+
+    /// One more key for a run in hand; `false` where it is bound already.
+    pub(crate) fn bind(&self, run: RunId, key: &Key) -> bool {
+        let mut state = self.0.lock();
+        let state = &mut *state;
+        match state.runs.get_mut(&run) {
+            Some(found) if !state.keys.contains_key(key) => {
+                found.keys.push(key.clone());
+                state.keys.insert(key.clone(), run);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Lets a run go that has ended, if nobody reads it.
+    pub(crate) fn forget(&self, run: RunId) {
+        let mut state = self.0.lock();
+        if state.runs.get(&run).is_none_or(|found| !found.run.is_over()) {
+            return;
+        }
+        state.let_go.0 += 1;
+        for key in state.runs.remove(&run).map(|found| found.keys).unwrap_or_default() {
+            if state.keys.get(&key) == Some(&run) {
+                state.keys.remove(&key);
+            }
+        }
+    }
+
+    /// Those of `runs` that nobody has in hand, and from now on nobody can take: they are to be deleted.
+    pub(crate) fn begin_deleting(&self, runs: impl IntoIterator<Item = RunId>) -> Vec<RunId> {
+        let mut state = self.0.lock();
+        let free = runs.into_iter().filter(|run| !state.runs.contains_key(run)).collect::<Vec<_>>();
+        state.deleting.extend(&free);
+        free
+    }
+
+    /// They are deleted.
+    pub(crate) fn deleted(&self, runs: &[RunId]) {
+        let mut state = self.0.lock();
+        state.let_go.0 += 1;
+        for run in runs {
+            state.deleting.remove(run);
+        }
+    }
+
+    /// Readers of a run in hand.
+    pub(crate) fn readers(&self, run: RunId) -> usize {
+        match self.find(run, |found| found.run.readers()) {
+            Found::Here(readers) => readers,
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Takes up the runs that had not ended when the process before this one did: a job that ended is never run again, one
+//! that may be repeated is, and is compared with what it had emitted, and a run that cannot go on ends `interrupted`.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::{sync::Semaphore, time::Instant};
+
+use crate::{
+    End, Engine, JobIndex, PayloadKind, Plan, Refusal, Request, RunRecord, Sequence, Store, StoreError,
+    frame::read_frame,
+    keeper::Keeper,
+    living::InHand,
+    run::{Repeating, Run, RunPermit},
+};
+
+/// Runs whose journals are read at once, each on a thread of its own.
+const READ_AT_ONCE: usize = 2;
+/// Bytes of a journal that are read at once.
+const READ_BYTES: usize = 1024 * 1024;
+
+impl Engine {
+    /// Takes up every run of the store that has not ended. When it returns, all of them can be read; what their jobs had
+    /// emitted is read after that.
+    pub(crate) async fn take_up_all(&self, keeper: &Arc<Keeper>) -> Result<(), Refusal> {
+        let unended = keeper.ask(|store| store.unended()).await?;
+        if !unended.is_empty() {
+            tracing::info!("taking up {} runs that had not ended", unended.len());
+        }
+        let reading = Arc::new(Semaphore::new(READ_AT_ONCE));
+        for record in unended {
+            self.take_up(keeper, record, &reading);
+        }
+        Ok(())
+    }
+
+    fn take_up(&self, keeper: &Arc<Keeper>, record: RunRecord, reading: &Arc<Semaphore>) {
+        let planned = self.plan_again(&record);
+        let payload = planned.as_ref().map_or(PayloadKind::default(), |(plan, _)| plan.payload);
+        let run = Arc::new(Run::stored(
+            &record,
+            payload,
+            self.limits.clone(),
+            self.budget.clone(),
+            Some(RunPermit::beyond_limits(&self.runs)),
+            keeper.queue.clone(),
+        ));
+        let in_hand = InHand { run: run.clone(), start: record.start.clone(), keys: Vec::new() };
+        if !keeper.living.enter_stored(in_hand) {
+            tracing::error!("run {} is in the store twice, which is a bug", record.id);
+            return;
+        }
+        let (plan, keep_bytes) = match planned {
+            Ok(planned) => planned,
+            Err(reason) => {
+                tracing::warn!("run {} cannot go on: {reason}", record.id);
+                run.close(End::Interrupted(reason));
+                return;
+            }
+        };
+        run.keep(keep_bytes);
+        let not_before = Instant::now() + self.limits.linger_after_restart;
+        let first_error = record.jobs.first_error.clone();
+        let journaled = self.as_journaled(keeper, &plan, record.jobs.ended.clone(), first_error);
+        if record.last == Sequence::NONE || !plan.repeatable || record.jobs.ended.len() == plan.jobs.len() {
+            run.take_up(BTreeMap::new(), not_before);
+            self.spawn_driver(run, plan, Some(journaled), &self.background());
+            return;
+        }
+        self.repeat(keeper, record, run, plan, journaled, reading.clone(), not_before);
+    }
+
+    /// Reads what the unfinished jobs of a run had emitted, and then begins them again.
+    #[expect(clippy::too_many_arguments, reason = "one call, and each says one thing")]
+    fn repeat(
+        &self,
+        keeper: &Arc<Keeper>,
+        record: RunRecord,
+        run: Arc<Run>,
+        plan: Plan,
+        journaled: Box<crate::driver::Journaled>,
+        reading: Arc<Semaphore>,
+        not_before: Instant,
+    ) {
+        let keeper = keeper.clone();
+        let here = self.background();
+        let (drive, draining) = (self.driver_of(run.clone(), plan, Some(journaled), &here), self.draining.clone());
+        self.tasks.spawn_on(
+            async move {
+                let id = record.id;
+                let read = async {
+                    let _place = reading.acquire().await.expect("the semaphore is never closed");
+                    keeper.ask(move |store| emitted_by_unfinished(store, &record)).await
+                };
+                let repeating = tokio::select! {
+                    repeating = read => repeating,
+                    // The next process will.
+                    () = draining.cancelled() => return,
+                };
+                match repeating {
+                    Ok(repeating) => {
+                        run.take_up(repeating, not_before);
+                        drive.await;
+                    }
+                    Err(error) => {
+                        tracing::error!("run {id} cannot go on: {error}");
+                        run.close(End::Interrupted(format!("what it had emitted cannot be read: {error}")));
+                    }
+                }
+            },
+            &here,
+        );
+    }
+
+    /// The plan of a run, made again, and how much of it is kept; or why it cannot go on.
+    fn plan_again(&self, record: &RunRecord) -> Result<(Plan, Option<u64>), String> {
+        let start = &record.start;
+        let registered = self
+            .sources
+            .get(&start.source)
+            .ok_or_else(|| format!("there is no source `{}` any more", start.source))?;
+        if registered.configuration != start.configuration {
+            return Err(format!("the configuration of source `{}` was changed", start.source));
+        }
+        let request = Request::rebuilt(start.id, &start.source, &start.parameters, &start.principal);
+        let plan = registered.source.plan(&request).and_then(|plan| self.within_limits(plan));
+        let plan = plan.map_err(|refusal| format!("source `{}` refuses it now: {refusal}", start.source))?;
+        if plan.jobs.len() != start.jobs as usize {
+            return Err(format!("its plan had {} jobs and has {} now", start.jobs, plan.jobs.len()));
+        }
+        let jobs = &record.jobs;
+        let in_the_middle = jobs.started.iter().find(|job| !jobs.ended.contains(job));
+        if let Some(job) = in_the_middle.filter(|_| !plan.repeatable) {
+            return Err(format!("job {job} was under way when the server ended, and is not repeatable"));
+        }
+        Ok((plan, registered.options.keep_bytes))
+    }
+}
+
+/// What each unfinished job of a run has emitted.
+fn emitted_by_unfinished(store: &dyn Store, record: &RunRecord) -> Result<BTreeMap<JobIndex, Repeating>, StoreError> {
+    let mut jobs: BTreeMap<JobIndex, Repeating> = BTreeMap::new();
+    let damaged = |at: Sequence| StoreError::Damaged(format!("response {at} of run {} is not there", record.id));
+    if record.first > Sequence::FIRST {
+        return Err(StoreError::Failed("its first responses are no longer kept, and cannot be compared".into()));
+    }
+    let mut next = Sequence::FIRST;
+    while next <= record.last {
+        let chunks = store.read(record.id, next, READ_BYTES)?;
+        if chunks.is_empty() {
+            return Err(damaged(next));
+        }
+        for chunk in chunks {
+            let chunk = chunk.between(next, chunk.last().min(record.last));
+            // Frames may lie across parts.
+            let bytes = if let [part] = chunk.parts() { part.clone() } else { chunk.parts().concat().into() };
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let (frame, behind) = read_frame(rest).ok_or_else(|| damaged(next))?;
+                rest = behind;
+                if !record.jobs.ended.contains(&frame.job) {
+                    jobs.entry(frame.job).or_default().expect(frame.payload, frame.part);
+                }
+            }
+            next = Sequence(chunk.last().0 + 1);
+        }
+    }
+    jobs.values_mut().for_each(Repeating::begin);
+    Ok(jobs)
+}

@@ -1,0 +1,253 @@
+//! A run and its end: what its jobs append, what its readers take, and the one closing of both. Everything that may race
+//! here (the last job's end, a reader's leaving or coming, a stop, a deadline, a drain) is decided under one short lock.
+//!
+//! A plain run lives in memory for its one reader, and ends with it. A journaled run has a [`record::Recording`]: nothing
+//! of it is seen by anybody before it is durable, and it goes on without readers for its linger.
+//!
+//! It knows nothing of how frames look (`journal.rs`) and nothing of transports.
+
+mod append;
+mod deliver;
+mod permit;
+mod record;
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use slab::Slab;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    Budget, End, Leave, Limits, PayloadKind, RunId, RunRecord, Start,
+    bell::{Alarm, Alarms},
+    committer::Queue,
+    frame::{Field, payload_bytes_max},
+    journal::Journal,
+};
+
+pub(crate) use append::Attempt;
+use deliver::Cursor;
+pub use deliver::Delivery;
+pub(crate) use deliver::{Attached, From, Next};
+pub(crate) use permit::RunPermit;
+use record::Recording;
+pub(crate) use record::{Committed, Gather, Repeating};
+
+/// One execution of a plan.
+pub struct Run {
+    id: RunId,
+    payload: PayloadKind,
+    field: Field,
+    limits: Arc<Limits>,
+    payload_bytes_max: usize,
+    state: Mutex<State>,
+    /// Tells the driver that the run was closed by somebody else, or that the last reader left or one came.
+    changed: Notify,
+    _permit: Option<RunPermit>,
+}
+
+struct State {
+    journal: Journal,
+    /// How it ended; set once, by the first cause. Of a journaled run nobody sees it before it is durable.
+    end: Option<End>,
+    /// Nothing more is appended: it has ended, or was suspended for a restart to take up.
+    is_closed: bool,
+    readers: Slab<Cursor>,
+    /// Readers so far, so that no two are taken for one another.
+    readers_ever: u64,
+    /// Jobs that wait for room.
+    waiting: Vec<Alarm>,
+    jobs_failed: u32,
+    /// Why and where the reader of a plain run left.
+    last_left: Option<(Leave, u64)>,
+    recording: Option<Box<Recording>>,
+}
+
+impl Run {
+    /// A run for one reader.
+    pub(crate) fn plain(
+        id: RunId,
+        payload: PayloadKind,
+        limits: Arc<Limits>,
+        budget: Budget,
+        permit: RunPermit,
+    ) -> Self {
+        Self::new(id, payload, limits, budget, Some(permit), None)
+    }
+
+    /// A run that begins: its record is on its way into the store.
+    pub(crate) fn journaled(
+        id: RunId,
+        payload: PayloadKind,
+        limits: Arc<Limits>,
+        budget: Budget,
+        permit: RunPermit,
+        start: Arc<Start>,
+        queue: Arc<Queue>,
+    ) -> Self {
+        Self::new(id, payload, limits, budget, Some(permit), Some(Recording::begin(start, queue)))
+    }
+
+    /// A run as the store has it: one that has ended, or that is about to be taken up again.
+    pub(crate) fn stored(
+        record: &RunRecord,
+        payload: PayloadKind,
+        limits: Arc<Limits>,
+        budget: Budget,
+        permit: Option<RunPermit>,
+        queue: Arc<Queue>,
+    ) -> Self {
+        let recording = Recording::stored(record, queue);
+        let run = Self::new(record.id, payload, limits, budget, permit, Some(recording));
+        {
+            let mut state = run.state.lock();
+            state.journal.go_on_behind(record.last);
+            state.jobs_failed = record.jobs.failed;
+            if let Some(ended) = &record.ended {
+                state.jobs_failed = ended.jobs_failed;
+                state.is_closed = true;
+                state.end = Some(ended.end.clone());
+            }
+        }
+        run
+    }
+
+    fn new(
+        id: RunId,
+        payload: PayloadKind,
+        limits: Arc<Limits>,
+        budget: Budget,
+        permit: Option<RunPermit>,
+        recording: Option<Recording>,
+    ) -> Self {
+        Self {
+            id,
+            payload,
+            field: match payload {
+                PayloadKind::Text | PayloadKind::Lossy => Field::Result,
+                PayloadKind::Bytes => Field::Data,
+            },
+            payload_bytes_max: payload_bytes_max(&limits),
+            limits,
+            state: Mutex::new(State {
+                journal: Journal::new(budget),
+                end: None,
+                is_closed: false,
+                readers: Slab::new(),
+                readers_ever: 0,
+                waiting: Vec::new(),
+                jobs_failed: 0,
+                last_left: None,
+                recording: recording.map(Box::new),
+            }),
+            changed: Notify::new(),
+            _permit: permit,
+        }
+    }
+
+    /// This run's name.
+    pub fn id(&self) -> RunId {
+        self.id
+    }
+
+    /// Resolves when somebody else than the driver closed the run, or its readers changed.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Tells the driver that somebody else closed the run.
+    pub(crate) fn tell_driver(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Whether nothing more is appended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().is_closed
+    }
+
+    /// Ends the run, unless it had ended before; says whether this did.
+    pub(crate) fn close(self: &Arc<Self>, end: End) -> bool {
+        let mut alarms = Alarms::default();
+        let closed = self.close_locked(&mut self.state.lock(), end, &mut alarms);
+        alarms.go_off();
+        closed
+    }
+
+    fn close_locked(self: &Arc<Self>, state: &mut State, end: End, alarms: &mut Alarms) -> bool {
+        if state.is_closed {
+            return false;
+        }
+        state.is_closed = true;
+        state.end = Some(end);
+        state.waiting.drain(..).for_each(|alarm| alarms.add(alarm));
+        match &mut state.recording {
+            None => {
+                state.readers.iter_mut().filter_map(|(_, reader)| reader.alarm.take()).for_each(|a| alarms.add(a))
+            }
+            // Who reads it is told when that is durable.
+            Some(_) => self.enqueue(state),
+        }
+        true
+    }
+
+    /// Nothing more is appended, though the run has not ended: it is taken up again after a restart.
+    pub(crate) fn suspend(&self) {
+        let mut alarms = Alarms::default();
+        {
+            let mut state = self.state.lock();
+            state.is_closed = true;
+            state.waiting.drain(..).for_each(|alarm| alarms.add(alarm));
+        }
+        alarms.go_off();
+    }
+
+    /// Stops the run where its last reader left a linger ago, and is still gone; otherwise says when to look again.
+    /// That nobody came meanwhile and that it stops is one step.
+    pub(crate) fn close_if_deserted(self: &Arc<Self>, now: Instant) -> Deserted {
+        let mut alarms = Alarms::default();
+        let deserted = {
+            let mut state = self.state.lock();
+            match state.recording.as_ref().and_then(|recording| recording.stops_at()) {
+                None => Deserted::No,
+                Some(at) if at > now => Deserted::Until(at),
+                Some(_) => {
+                    self.close_locked(&mut state, End::Stopped, &mut alarms);
+                    Deserted::Stopped
+                }
+            }
+        };
+        alarms.go_off();
+        deserted
+    }
+
+    /// How long its jobs go on without a reader.
+    pub(crate) fn linger(&self) -> Duration {
+        self.state.lock().recording.as_ref().map_or(Duration::ZERO, |recording| recording.linger)
+    }
+
+    /// Says that the reader of a plain run left, and what that stopped.
+    pub(crate) fn report_leaving(&self, jobs_stopped: usize) {
+        let left = self.state.lock().last_left.clone();
+        let jobs = if jobs_stopped == 1 { "job" } else { "jobs" };
+        match left {
+            Some((Leave::Enough, after)) => {
+                tracing::info!("reader had enough after response {after}, {jobs_stopped} {jobs} stopped");
+            }
+            Some((cause, after)) => {
+                tracing::warn!("send error: {cause} after response {after}, {jobs_stopped} {jobs} stopped");
+            }
+            None => {}
+        }
+    }
+}
+
+/// Whether a run goes on without readers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deserted {
+    /// It has readers, or needs none.
+    No,
+    /// It is stopped at this time, unless somebody comes.
+    Until(Instant),
+    /// It was, just now.
+    Stopped,
+}
