@@ -9,7 +9,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     println!("cargo:rerun-if-changed={}", root.display());
 
-    let descriptors = protox::compile(["protobuf/stream_service.proto"], [&root])?;
+    let contracts = ["protobuf/stream_service.proto", "outflow/v1/run_service.proto"];
+    let descriptors = protox::compile(contracts, [&root])?;
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
 
     tonic_prost_build::configure()

@@ -16,3 +16,12 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 pub mod protobuf {
     include!(concat!(env!("OUT_DIR"), "/protobuf.rs"));
 }
+
+/// Package `outflow`: what Outflow offers beside the streams.
+pub mod outflow {
+    /// Package `outflow.v1`: what runs there are, and how to stop one.
+    #[allow(missing_docs, clippy::pedantic, unreachable_pub)]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/outflow.v1.rs"));
+    }
+}

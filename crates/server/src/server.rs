@@ -9,6 +9,7 @@ use std::{
 };
 
 use outflow_engine::{Clock, Engine, Limits, MemoryStore, Source, SourceOptions, Store, StoreError, Timestamp};
+use outflow_proto::outflow::v1::run_service_server::RunServiceServer;
 use tokio::{
     runtime::Runtime,
     sync::{Semaphore, oneshot},
@@ -19,7 +20,7 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 
 use crate::{
-    grpc::{STREAM_SERVICE, Services},
+    grpc::{RUN_SERVICE, Runs, STREAM_SERVICE, Services},
     shutdown::Phases,
     source::Simulate,
     transport::{self, BindError, Listen, TransportLimits, Worker},
@@ -272,8 +273,9 @@ impl Server {
         };
 
         engine.drain();
-        health.set_service_status("", ServingStatus::NotServing).await;
-        health.set_service_status(STREAM_SERVICE, ServingStatus::NotServing).await;
+        for service in ["", STREAM_SERVICE, RUN_SERVICE] {
+            health.set_service_status(service, ServingStatus::NotServing).await;
+        }
         phases.drain.cancel();
         while accepting.join_next().await.is_some() {}
         stop(&engine, &workers, &places, &limits, &phases, &hurry).await;
@@ -325,7 +327,10 @@ async fn ended_in<T>(time: Duration, work: impl Future<Output = T>, hurry: &Canc
 
 async fn services(engine: &Arc<Engine>) -> (tonic_health::server::HealthReporter, Services) {
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_service_status(STREAM_SERVICE, ServingStatus::Serving).await;
+    for service in [STREAM_SERVICE, RUN_SERVICE] {
+        health.set_service_status(service, ServingStatus::Serving).await;
+    }
+    let runs = RunServiceServer::new(Runs::new(engine.clone()));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(outflow_proto::DESCRIPTORS)
@@ -337,9 +342,13 @@ async fn services(engine: &Arc<Engine>) -> (tonic_health::server::HealthReporter
     };
     let v1 = reflection().build_v1().expect("the descriptors are generated");
     let v1alpha = reflection().build_v1alpha().expect("the descriptors are generated");
-    let routes = Routes::new(health_service).add_service(v1).add_service(v1alpha);
-    let names =
-        ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+    let routes = Routes::new(health_service).add_service(v1).add_service(v1alpha).add_service(runs);
+    let names = [
+        RUN_SERVICE,
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+    ];
     (health, Services::new(engine.clone(), routes, &names))
 }
 

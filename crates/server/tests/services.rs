@@ -9,10 +9,11 @@ use tonic_reflection::pb::{v1, v1alpha};
 
 use support::{PATIENCE, TestServer, within};
 
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
+    "outflow.v1.RunService",
     "protobuf.StreamService",
 ];
 
@@ -28,7 +29,7 @@ fn about(service: &str) -> HealthCheckRequest {
 async fn health_is_told_for_the_server_and_for_the_stream_service() {
     let server = TestServer::start(|server| server);
     let mut health = HealthClient::new(channel(&server).await);
-    for service in ["", "protobuf.StreamService"] {
+    for service in ["", "protobuf.StreamService", "outflow.v1.RunService"] {
         let answer = health.check(about(service)).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "`{service}`");
         let mut watch = health.watch(about(service)).await.unwrap().into_inner();

@@ -1,9 +1,10 @@
-//! gRPC: which call goes where, and what is not a gRPC call at all. The streaming method is our own; health and
-//! reflection are tonic's services beside it.
+//! gRPC: which call goes where, and what is not a gRPC call at all. The streaming method is our own; the run service,
+//! health and reflection are tonic's services beside it.
 
 mod body;
 mod fetch;
 mod message;
+mod runs;
 mod status;
 mod stream;
 
@@ -17,6 +18,7 @@ use tonic::{Status, service::Routes};
 use tower::Service as _;
 
 pub(crate) use body::Body;
+pub(crate) use runs::{RUN_SERVICE, Runs};
 pub(crate) use stream::{StreamControl, Streams};
 
 /// The tutorial's service, as health checks name it.
