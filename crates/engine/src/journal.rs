@@ -92,6 +92,7 @@ impl Chunk {
     ///
     /// # Panics
     /// Where they do not, or the bytes are no frames.
+    #[must_use]
     pub fn between(&self, first: Sequence, last: Sequence) -> Self {
         debug_assert!(self.first <= first && first <= last && last <= self.last, "{first:?}..={last:?} of {self:?}");
         if (first, last) == (self.first, self.last) {

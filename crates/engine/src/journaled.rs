@@ -188,7 +188,7 @@ impl Engine {
         let Entered::Done(reader) = entered else { return Ok(None) };
         run.begin();
         let journaled = self.as_journaled(keeper, &plan, Vec::new(), None);
-        self.spawn_driver(run, plan, Some(journaled), &Handle::current());
+        self.spawn_driver(run, plan, Some(Box::new(journaled)), &Handle::current());
         reader.map(Some)
     }
 
@@ -222,12 +222,12 @@ impl Engine {
         plan: &Plan,
         ended: Vec<crate::JobIndex>,
         first_error: Option<crate::JobError>,
-    ) -> Box<Journaled> {
+    ) -> Journaled {
         // What a restart does again, or what no restart will find, need not be finished now.
         let is_lost = keeper.store.durability() != Durability::Disk;
         let suspend = if plan.repeatable || is_lost { &self.draining } else { &self.suspend };
         let first_error = first_error.filter(|_| plan.job_errors != JobErrors::Tolerate);
-        Box::new(Journaled { ended, first_error, draining: self.draining.clone(), suspend: suspend.clone() })
+        Journaled { ended, first_error, draining: self.draining.clone(), suspend: suspend.clone() }
     }
 
     /// Joins the run that a request's own key is bound to; `None` where that is just being deleted.

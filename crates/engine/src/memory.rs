@@ -1,7 +1,7 @@
 //! The store in memory: journals that can be read again while the process lives. It knows no runs, only their records.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     ops::Bound,
     time::Duration,
 };
@@ -30,8 +30,8 @@ struct Kept {
 
 struct KeptRun {
     record: RunRecord,
-    /// By the sequence of their last response.
-    chunks: BTreeMap<Sequence, Chunk>,
+    /// In order, one behind the other.
+    chunks: VecDeque<Chunk>,
 }
 
 impl MemoryStore {
@@ -79,7 +79,8 @@ impl Store for MemoryStore {
             bytes += chunk.len();
             bytes <= bytes_max || bytes == chunk.len()
         };
-        Ok(run.chunks.range(from..).map(|(_, chunk)| chunk).take_while(fits).cloned().collect())
+        let first = run.chunks.partition_point(|chunk| chunk.last() < from);
+        Ok(run.chunks.range(first..).take_while(fits).cloned().collect())
     }
 
     fn list(&self, filter: &Filter, before: Option<RunId>, max: usize) -> Result<Vec<RunRecord>, StoreError> {
@@ -117,7 +118,7 @@ impl Kept {
             for key in &record.keys {
                 self.keys.insert(key.clone(), id);
             }
-            self.runs.insert(id, KeptRun { record, chunks: BTreeMap::new() });
+            self.runs.insert(id, KeptRun { record, chunks: VecDeque::new() });
             self.bytes += RECORD_BYTES;
             return;
         }
@@ -125,11 +126,10 @@ impl Kept {
         run.record.add(record);
         self.bytes += bytes_of(record);
         match record {
-            Record::Frames(chunk) => _ = run.chunks.insert(chunk.last(), chunk.clone()),
+            Record::Frames(chunk) => run.chunks.push_back(chunk.clone()),
             Record::HeadDropped(first) => {
-                let kept = run.chunks.split_off(first);
-                let dropped = std::mem::replace(&mut run.chunks, kept);
-                self.bytes -= dropped.values().map(|chunk| chunk.len() as u64).sum::<u64>();
+                let kept = run.chunks.partition_point(|chunk| chunk.last() < *first);
+                self.bytes -= run.chunks.drain(..kept).map(|chunk| chunk.len() as u64).sum::<u64>();
             }
             Record::KeyBound(key) => _ = self.keys.insert(key.clone(), id),
             Record::Ended(ended) => _ = self.ended.insert((ended.in_service, id)),
@@ -140,7 +140,7 @@ impl Kept {
 
     fn delete(&mut self, id: RunId) {
         let Some(run) = self.runs.remove(&id) else { return };
-        self.bytes -= RECORD_BYTES + run.chunks.values().map(|chunk| chunk.len() as u64).sum::<u64>();
+        self.bytes -= RECORD_BYTES + run.chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
         for key in &run.record.keys {
             if self.keys.get(key) == Some(&id) {
                 self.keys.remove(key);

@@ -22,7 +22,7 @@ impl Engine {
     /// Takes up every run of the store that has not ended. When it returns, all of them can be read; what their jobs had
     /// emitted is read after that.
     pub(crate) async fn take_up_all(&self, keeper: &Arc<Keeper>) -> Result<(), Refusal> {
-        let unended = keeper.ask(|store| store.unended()).await?;
+        let unended = keeper.ask(Store::unended).await?;
         if !unended.is_empty() {
             tracing::info!("taking up {} runs that had not ended", unended.len());
         }
@@ -63,7 +63,7 @@ impl Engine {
         let journaled = self.as_journaled(keeper, &plan, record.jobs.ended.clone(), first_error);
         if record.last == Sequence::NONE || !plan.repeatable || record.jobs.ended.len() == plan.jobs.len() {
             run.take_up(BTreeMap::new(), not_before);
-            self.spawn_driver(run, plan, Some(journaled), &self.background());
+            self.spawn_driver(run, plan, Some(Box::new(journaled)), &self.background());
             return;
         }
         self.repeat(keeper, record, run, plan, journaled, reading.clone(), not_before);
@@ -77,13 +77,14 @@ impl Engine {
         record: RunRecord,
         run: Arc<Run>,
         plan: Plan,
-        journaled: Box<crate::driver::Journaled>,
+        journaled: crate::driver::Journaled,
         reading: Arc<Semaphore>,
         not_before: Instant,
     ) {
         let keeper = keeper.clone();
         let here = self.background();
-        let (drive, draining) = (self.driver_of(run.clone(), plan, Some(journaled), &here), self.draining.clone());
+        let (drive, draining) =
+            (self.driver_of(run.clone(), plan, Some(Box::new(journaled)), &here), self.draining.clone());
         self.tasks.spawn_on(
             async move {
                 let id = record.id;

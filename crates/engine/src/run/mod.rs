@@ -133,7 +133,8 @@ impl Run {
                 journal: Journal::new(budget),
                 end: None,
                 is_closed: false,
-                readers: Slab::new(),
+                // Most runs have one.
+                readers: Slab::with_capacity(1),
                 readers_ever: 0,
                 waiting: Vec::new(),
                 jobs_failed: 0,

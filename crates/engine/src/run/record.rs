@@ -21,6 +21,7 @@ use crate::{
 };
 
 /// The journaled side of a run's state.
+#[expect(clippy::struct_excessive_bools, reason = "each is a step that happens once, and they happen in any order")]
 pub(super) struct Recording {
     queue: Arc<Queue>,
     /// In the committer's queue, or on its way back there.
@@ -65,7 +66,7 @@ pub(super) struct Recording {
     /// Places at which its head can be dropped, with the bytes before them.
     marks: VecDeque<(Sequence, u64)>,
     /// Jobs that are done again, and what is known of their responses.
-    repeating: Option<Box<BTreeMap<JobIndex, Repeating>>>,
+    repeating: Option<BTreeMap<JobIndex, Repeating>>,
 }
 
 /// What a job emitted before a restart: how many responses, and a digest of them in their order.
@@ -287,7 +288,11 @@ impl Run {
             recording.after.clear();
             state.journal.gather().for_each(drop);
         }
-        recording.in_flight.append(&mut recording.before);
+        if recording.in_flight.is_empty() {
+            recording.in_flight = mem::take(&mut recording.before);
+        } else {
+            recording.in_flight.append(&mut recording.before);
+        }
         if !state.journal.is_empty() {
             let mut dropped = None;
             for chunk in state.journal.gather() {
@@ -303,6 +308,9 @@ impl Run {
             }
         }
         recording.in_flight.append(&mut recording.after);
+        if recording.after.capacity() > 4 {
+            recording.after = Vec::new();
+        }
         if let Some(end) = &state.end
             && !recording.end_is_recorded
         {
@@ -326,7 +334,8 @@ impl Run {
         let Some(recording) = &mut state.recording else { return Committed::UnderWay };
         let seen = recording.visible;
         let mut others_wait = false;
-        for record in recording.in_flight.drain(..) {
+        // Taken with its place: most runs have no more records for long.
+        for record in mem::take(&mut recording.in_flight) {
             match record {
                 Record::Frames(chunk) => {
                     recording.visible = chunk.last();
@@ -343,8 +352,6 @@ impl Run {
                 Record::JobEnded(..) | Record::LingerRaised(_) | Record::Deleted => {}
             }
         }
-        // A burst is no reason to keep its place.
-        recording.in_flight.shrink_to(1);
         recording.window.trim(self.limits.live_bytes_max(state.journal.budget()));
         if recording.visible > seen || recording.is_ended {
             // One that is behind has enough to do.
@@ -452,7 +459,7 @@ impl Run {
     /// `stops_not_before` to come back.
     pub(crate) fn take_up(&self, repeating: BTreeMap<JobIndex, Repeating>, stops_not_before: Instant) {
         if let Some(recording) = &mut self.state.lock().recording {
-            recording.repeating = Some(repeating).filter(|jobs| !jobs.is_empty()).map(Box::new);
+            recording.repeating = Some(repeating).filter(|jobs| !jobs.is_empty());
             recording.stops_not_before = Some(stops_not_before);
             if recording.attached == 0 {
                 recording.deserted_at = Some(Instant::now());
