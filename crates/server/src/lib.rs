@@ -32,6 +32,7 @@ mod grpc;
 mod server;
 mod shutdown;
 pub mod source;
+mod store;
 mod transport;
 
 pub use outflow_engine::{

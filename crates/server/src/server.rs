@@ -4,6 +4,7 @@
 use std::{
     future::Future,
     net::{SocketAddr, TcpListener},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -23,6 +24,7 @@ use crate::{
     grpc::{RUN_SERVICE, Runs, STREAM_SERVICE, Services},
     shutdown::Phases,
     source::Simulate,
+    store,
     transport::{self, BindError, Listen, TransportLimits, Worker},
 };
 
@@ -140,6 +142,13 @@ impl Builder {
         self
     }
 
+    /// Keeps journaled runs in this directory, which is made where it is not there, and no other process may use.
+    #[must_use]
+    pub fn data(self, directory: impl Into<PathBuf>) -> Self {
+        let directory = directory.into();
+        self.store(move || store::open(&directory, store::Settings::default()))
+    }
+
     /// The same, but the store is opened only when the first journaled run needs it.
     #[must_use]
     pub fn store_when_needed(
@@ -186,7 +195,7 @@ impl Builder {
         let mut engine = Engine::builder(self.limits)
             .compute(compute.handle().clone())
             .clock(Clock::new(time_of_day))
-            .store(move || open_store());
+            .store(open_store);
         if self.sources.is_empty() {
             engine = engine.default_source("simulate", Arc::new(Simulate::default()));
         }

@@ -1,6 +1,9 @@
 //! `outflow serve`: configuration, then ports, then signals. It composes; the server serves.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use tokio::{
@@ -14,6 +17,7 @@ use crate::{
     config::Config,
     server::{Builder, ServeError},
     source::Exec,
+    store,
 };
 
 /// Serve streams until SIGINT or SIGTERM.
@@ -27,9 +31,14 @@ Examples:
   outflow serve --listen 127.0.0.1:8080 --listen [::1]:8080
   outflow serve -- sh -c 'for i in 1 2 3; do echo {id} $i; sleep 1; done'
   outflow serve --config outflow.toml
+  outflow serve --data /var/lib/outflow
 
 A request's id replaces {id} in the command's arguments. Each line it writes to stdout is a response. When its reader
 leaves, the command and all it started get TERM, and KILL two seconds later.
+
+A request with linger or idempotency_key is journaled: it goes on without its reader, and can be read again from any
+place, also after this program was killed and started again. The data directory is made when the first such request
+comes; --data memory keeps nothing beyond the process.
 
 On SIGINT or SIGTERM open streams end with UNAVAILABLE, and the program within ten seconds; a second signal ends it at
 once. Exit codes: 0 stopped by a signal, 1 it could not serve, 2 usage.")]
@@ -40,6 +49,10 @@ pub(super) struct Serve {
     /// Read this configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Keep journaled runs in this directory, or in `memory`; without it in outflow's folder for state
+    /// (`$XDG_STATE_HOME/outflow`, else `~/.local/state/outflow`)
+    #[arg(long, value_name = "DIR", env = "OUTFLOW_DATA")]
+    data: Option<PathBuf>,
     /// Answer every request by running this command
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -117,11 +130,53 @@ impl Serve {
             let listen = self.listen.iter().map(|address| address.parse()).collect::<Result<Vec<Listen>, _>>();
             config.listen = listen.map_err(Refused::Listen)?;
         }
+        let data = Data::choose(self.data, config.data.take());
+        let mut settings = store::Settings::default();
+        if let Some(bytes) = config.data_bytes_max() {
+            settings.bytes_max = bytes;
+        }
         let mut server = config.into_builder()?;
+        server = match data {
+            Data::Memory => server,
+            // Whoever names a directory wants to know at once what is wrong with it.
+            Data::Named(path) => server.store(move || store::open(&path, settings)),
+            Data::Default(path) if path.exists() => server.store(move || store::open(&path, settings)),
+            Data::Default(path) => server.store_when_needed(move || store::open(&path, settings)),
+        };
         if !self.command.is_empty() {
             server = server.default_source("exec", Exec::new(&self.command)?);
         }
         Ok(server)
+    }
+}
+
+/// Where journaled runs are kept.
+enum Data {
+    Memory,
+    /// In a directory that somebody named.
+    Named(PathBuf),
+    /// In the platform's folder for state.
+    Default(PathBuf),
+}
+
+impl Data {
+    /// The argument before the configuration file, and that before the default.
+    fn choose(argument: Option<PathBuf>, configured: Option<String>) -> Self {
+        if let Some(path) = argument.or_else(|| configured.map(PathBuf::from)) {
+            return if path == Path::new("memory") { Self::Memory } else { Self::Named(path) };
+        }
+        // XDG Base Directory Specification, "Environment variables": a relative path is not one.
+        let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")));
+        state.map_or_else(
+            || {
+                tracing::warn!(
+                    "there is no home folder: journaled runs are kept in memory, unless --data names a folder"
+                );
+                Self::Memory
+            },
+            |state| Self::Default(state.join("outflow")),
+        )
     }
 }
 

@@ -43,10 +43,11 @@ pub(crate) fn refused(refusal: &Refusal) -> Status {
         Refusal::BeyondTail { tail, .. } => out_of_range(message, "tail", *tail),
         Refusal::BeforeHead { first, .. } => out_of_range(message, "first", *first),
         Refusal::KeyReused { .. } => Status::already_exists(message),
-        Refusal::StoreFailing { .. } => retry_later(tonic::Code::ResourceExhausted, message),
         Refusal::Damaged { .. } => Status::data_loss(message),
         Refusal::Source(error) => Status::new(code(error.code), message),
-        Refusal::Exhausted { .. } => retry_later(tonic::Code::ResourceExhausted, message),
+        Refusal::Exhausted { .. } | Refusal::StoreFailing { .. } => {
+            retry_later(tonic::Code::ResourceExhausted, message)
+        }
         Refusal::Draining => retry_later(tonic::Code::Unavailable, message),
         _ => Status::unknown(message),
     }

@@ -121,7 +121,7 @@ impl Source for Exec {
     }
 
     fn configuration(&self) -> String {
-        format!("{:?} {:?} {:?}", self.program, self.arguments, self.payload)
+        format!("{} {:?} {:?}", self.program.display(), self.arguments, self.payload)
     }
 }
 

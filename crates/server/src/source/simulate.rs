@@ -119,7 +119,7 @@ impl Source for Simulate {
         let jobs = (0..work.jobs).map(|n| {
             let mut text = format!("Request #{n} For Id:{id}");
             if work.differ {
-                text.push_str(&format!(" {:08x}", rand::random::<u32>()));
+                text = format!("{text} {:08x}", rand::random::<u32>());
             }
             text.extend(std::iter::repeat_n('.', work.size as usize));
             let (work, text, wait) = (work.clone(), Text::from(text), work.step * n as u32);

@@ -17,7 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The program with these arguments.
 pub(crate) fn outflow(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outflow"));
-    command.args(arguments).env_remove("OUTFLOW_SERVER").env_remove("OUTFLOW_LOG").stdin(Stdio::null());
+    // Not the data of whoever runs the tests.
+    command.args(arguments).env_remove("OUTFLOW_SERVER").env_remove("OUTFLOW_LOG").env("OUTFLOW_DATA", "memory");
+    command.stdin(Stdio::null());
     command
 }
 

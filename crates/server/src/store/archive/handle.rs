@@ -1,0 +1,295 @@
+//! redb's database, kept open: it is opened again after an error that redb does not get over, and its errors and panics
+//! are made the store's. It knows no tables.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use outflow_engine::StoreError;
+use parking_lot::{RwLock, RwLockUpgradableReadGuard};
+use redb::{
+    CommitError, Database, DatabaseError, ReadTransaction, ReadableDatabase as _, StorageError, TableError,
+    TransactionError, WriteTransaction,
+};
+
+use super::room::{Backing, Room, is_full};
+
+/// Bytes of pages that redb holds: half of them may be what one transaction writes, without being written and read
+/// again for its checksums.
+const CACHE_BYTES: usize = 64 * 1024 * 1024;
+
+/// The database at a place.
+#[derive(Debug)]
+pub(super) struct Handle {
+    /// The place, for messages.
+    name: String,
+    room: Room,
+    /// `None` while it could not be opened again.
+    database: RwLock<Opened>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    database: Option<Database>,
+    /// How often it was opened, so that of many that met the same error one opens it again.
+    times: u64,
+}
+
+/// Why something was not done.
+pub(super) enum Fault {
+    /// redb says so.
+    Redb(redb::Error),
+    /// We say so.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+macro_rules! from_redb {
+    ($($error:ty)*) => {$(
+        impl From<$error> for Fault {
+            fn from(error: $error) -> Self {
+                Self::Redb(error.into())
+            }
+        }
+    )*};
+}
+from_redb!(CommitError DatabaseError StorageError TableError TransactionError);
+
+impl Handle {
+    /// Opens the database, or makes it where there is none.
+    pub(super) fn open(name: String, backing: Arc<dyn Backing>) -> Result<Self, StoreError> {
+        let room = Room::new(backing).map_err(|error| StoreError::Failed(format!("cannot open {name}: {error}")))?;
+        let mut handle = Self { name, room, database: RwLock::new(Opened { database: None, times: 0 }) };
+        // What was written is not to be kept from being read because the disk is full.
+        let database = handle.make_room(|| handle.open_database())?;
+        *handle.database.get_mut() = Opened { database: Some(database), times: 1 };
+        Ok(handle)
+    }
+
+    /// Does what makes room, where need be with the room that is kept for it.
+    pub(super) fn make_room<T>(&self, mut make: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match make() {
+            Err(StoreError::Full(_)) if self.room.release() => make(),
+            made => made,
+        }
+    }
+
+    /// Puts something in, where so many bytes are used: where the disk is full, into the room within the file.
+    pub(super) fn use_room<T>(
+        &self,
+        used: u64,
+        mut put: impl FnMut() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match put() {
+            Err(StoreError::Full(_)) if self.room.release_half(used) => {
+                let put = put();
+                self.room.refill();
+                put
+            }
+            put => put,
+        }
+    }
+
+    /// The place, for messages.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads: what `read` gives, of what was committed before this call.
+    pub(super) fn read<T>(&self, read: impl Fn(&ReadTransaction) -> Result<T, Fault>) -> Result<T, StoreError> {
+        self.with(|database| read(&database.begin_read()?))
+    }
+
+    /// Writes: all that `write` does is durable when this returns, or nothing of it is done.
+    ///
+    /// After an error nobody can say which of the two is true of the disk, and either may be seen from then on; what is
+    /// then written next is durable together with all that is seen.
+    pub(super) fn write<T>(&self, write: impl Fn(&WriteTransaction) -> Result<T, Fault>) -> Result<T, StoreError> {
+        self.with(|database| {
+            let mut transaction = database.begin_write()?;
+            // Opens in milliseconds after a kill, whatever the size.
+            transaction.set_quick_repair(true);
+            let given = write(&transaction)?;
+            transaction.commit()?;
+            self.room.refill();
+            Ok(given)
+        })
+    }
+
+    /// A moment of it, to be read through [`Handle::guard`].
+    pub(super) fn begin_read(&self) -> Result<ReadTransaction, StoreError> {
+        self.with(|database| Ok(database.begin_read()?))
+    }
+
+    /// Reads a moment. It is not tried again: where the database was closed since, the moment is gone.
+    pub(super) fn guard<T>(&self, read: impl FnOnce() -> Result<T, Fault>) -> Result<T, StoreError> {
+        match catch_unwind(AssertUnwindSafe(read)) {
+            Ok(Ok(given)) => Ok(given),
+            Ok(Err(Fault::Store(error))) => Err(error),
+            Ok(Err(Fault::Redb(error))) => Err(self.store_error(&error)),
+            Err(panic) => Err(self.panicked(&*panic)),
+        }
+    }
+
+    /// Gives back to the disk what the database does not need.
+    pub(super) fn compact(&self) -> Result<(), StoreError> {
+        drop(self.opened()?);
+        let mut opened = self.database.write();
+        let database = opened.database.as_mut().expect("it was opened");
+        // Each round may make the next one possible.
+        let rounds = || {
+            while database.compact()? {}
+            Ok::<_, redb::CompactionError>(())
+        };
+        match catch_unwind(AssertUnwindSafe(rounds)) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.store_error(&error.into())),
+            Err(panic) => Err(self.panicked(&*panic)),
+        }
+    }
+
+    fn with<T>(&self, act: impl Fn(&Database) -> Result<T, Fault>) -> Result<T, StoreError> {
+        // Where another one's error is met, that one was told, and this one begins anew.
+        for _ in 0..2 {
+            let opened = self.opened()?;
+            let times = opened.times;
+            let database = opened.database.as_ref().expect("it is open");
+            let result = catch_unwind(AssertUnwindSafe(|| act(database)));
+            drop(opened);
+            let error = match result {
+                Ok(Ok(given)) => return Ok(given),
+                Ok(Err(Fault::Store(error))) => return Err(error),
+                Ok(Err(Fault::Redb(error))) => error,
+                Err(panic) => {
+                    // redb asserts what its pages say; where they were changed below it, it panics and its locks are
+                    // of no more use.
+                    self.reopen(times);
+                    return Err(self.panicked(&*panic));
+                }
+            };
+            match error {
+                redb::Error::PreviousIo | redb::Error::DatabaseClosed | redb::Error::LockPoisoned(_) => {
+                    self.reopen(times);
+                }
+                error => {
+                    // redb refuses everything after an error of its file, and every write after a commit that failed.
+                    if !matches!(error, redb::Error::Corrupted(_)) {
+                        self.reopen(times);
+                    }
+                    return Err(self.store_error(&error));
+                }
+            }
+        }
+        Err(StoreError::Failed(format!("{} fails again and again; look at the errors before this", self.name)))
+    }
+
+    /// The open database; where it is not, because it could not be opened again, it is tried here.
+    fn opened(&self) -> Result<parking_lot::RwLockReadGuard<'_, Opened>, StoreError> {
+        let opened = self.database.read();
+        if opened.database.is_some() {
+            return Ok(opened);
+        }
+        drop(opened);
+        let opened = self.database.upgradable_read();
+        if opened.database.is_some() {
+            return Ok(RwLockUpgradableReadGuard::downgrade(opened));
+        }
+        let database = self.make_room(|| self.open_database())?;
+        let mut opened = RwLockUpgradableReadGuard::upgrade(opened);
+        *opened = Opened { database: Some(database), times: opened.times + 1 };
+        tracing::warn!(archive = self.name, "opened again");
+        Ok(parking_lot::RwLockWriteGuard::downgrade(opened))
+    }
+
+    /// Closes the database that was opened as the `times`th one. The next who needs one opens it.
+    fn reopen(&self, times: u64) {
+        let mut opened = self.database.write();
+        if opened.times == times
+            && let Some(database) = opened.database.take()
+        {
+            close(database);
+        }
+    }
+
+    fn open_database(&self) -> Result<Database, StoreError> {
+        match self.try_open(Check::Trust) {
+            // Perhaps only redb's books about free pages are damaged, which it makes anew from the rest.
+            Err(StoreError::Damaged(said)) => {
+                tracing::warn!(
+                    archive = self.name,
+                    said,
+                    "cannot be opened, and is read from end to end to be repaired"
+                );
+                self.try_open(Check::ReadAll)
+            }
+            opened => opened,
+        }
+    }
+
+    fn try_open(&self, check: Check) -> Result<Database, StoreError> {
+        let open = || {
+            let mut builder = Database::builder();
+            builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(check == Check::ReadAll);
+            builder.create_with_backend(self.room.clone())
+        };
+        match catch_unwind(AssertUnwindSafe(open)) {
+            Ok(Ok(database)) => Ok(database),
+            Ok(Err(DatabaseError::UpgradeRequired(version))) => Err(StoreError::Failed(format!(
+                "{} is of redb's file format {version}, which this version of outflow does not read; use the one that \
+                 wrote it",
+                self.name
+            ))),
+            Ok(Err(error)) => Err(self.store_error(&error.into())),
+            Err(panic) => Err(self.panicked(&*panic)),
+        }
+    }
+
+    fn panicked(&self, panic: &(dyn Any + Send)) -> StoreError {
+        StoreError::Damaged(format!("{} is damaged: {}", self.name, panic_message(panic)))
+    }
+
+    fn store_error(&self, error: &redb::Error) -> StoreError {
+        let name = &self.name;
+        match error {
+            redb::Error::Io(error) if is_full(error) => {
+                StoreError::Full(format!("{name} cannot grow ({error}); give its disk room, or delete runs"))
+            }
+            redb::Error::Corrupted(what) => StoreError::Damaged(format!("{name} is damaged: {what}")),
+            error => StoreError::Failed(format!("{name} failed: {error}")),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Some(database) = self.database.get_mut().database.take() {
+            close(database);
+        }
+    }
+}
+
+/// Closes a database. It has nothing left to do for what was committed, and over damage redb may panic.
+fn close(database: Database) {
+    drop(catch_unwind(AssertUnwindSafe(|| drop(database))));
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Check {
+    /// As it was left, in milliseconds.
+    Trust,
+    /// All of it is read, and redb's books are made anew.
+    ReadAll,
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it cannot be read")
+}

@@ -1,0 +1,211 @@
+//! A moment of the archive, and what is done with it as a whole: it is checked row by row, and copied to a new file. It
+//! changes nothing.
+
+use std::{
+    fmt,
+    ops::Bound::{Excluded, Unbounded},
+    path::Path,
+    sync::Arc,
+};
+
+use outflow_engine::{RunId, StoreError};
+use redb::{Key, ReadOnlyTable, ReadTransaction, ReadableTable as _, Table, TableDefinition, Value};
+
+use super::{
+    Archive, ENDED, FRAMES, KEYS, RUNS, RunKey, STATE, UNENDED,
+    blocks::{Assembly, Piece, PieceKey, piece_key},
+    disk::Disk,
+    ended_key,
+    handle::{Fault, Handle},
+    row::{self, Row},
+};
+
+/// Bytes that one transaction of a copy writes: so much waits in memory.
+const COPIED_AT_ONCE: usize = 16 * 1024 * 1024;
+
+/// The archive as it was at one moment, whatever is written to it since. As long as it is held, what was deleted since
+/// takes its room in the file.
+pub(in super::super) struct Snapshot<'a> {
+    handle: &'a Handle,
+    transaction: ReadTransaction,
+}
+
+/// Something in the archive that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) struct Finding {
+    /// The run that is affected, where that is known.
+    pub(in super::super) run: Option<RunId>,
+    /// The first and last of the responses that cannot be read.
+    pub(in super::super) responses: Option<(u64, u64)>,
+    /// What is wrong, and what follows from it.
+    pub(in super::super) what: &'static str,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(run) = self.run {
+            write!(f, "run {run}: ")?;
+        }
+        if let Some((first, last)) = self.responses {
+            write!(f, "responses {first} to {last}: ")?;
+        }
+        f.write_str(self.what)
+    }
+}
+
+/// What a check went through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in super::super) struct Checked {
+    pub(in super::super) runs: u64,
+    /// Bytes of frames.
+    pub(in super::super) bytes: u64,
+}
+
+impl Archive {
+    /// The archive as it is now.
+    pub(in super::super) fn snapshot(&self) -> Result<Snapshot<'_>, StoreError> {
+        Ok(Snapshot { handle: &self.handle, transaction: self.handle.begin_read()? })
+    }
+
+    /// Gives the room back to the disk that the archive does not need. Nobody else is using it.
+    pub(in super::super) fn compact(&self) -> Result<(), StoreError> {
+        self.handle.compact()
+    }
+}
+
+impl Snapshot<'_> {
+    /// Reads all of it, and tells whatever is not as it was written.
+    pub(in super::super) fn check(&self, tell: &mut dyn FnMut(Finding)) -> Result<Checked, StoreError> {
+        self.handle.guard(|| {
+            let mut checked = Checked::default();
+            let runs = self.transaction.open_table(RUNS)?;
+            for entry in runs.iter()? {
+                let (key, value) = entry?;
+                checked.runs += 1;
+                self.check_run(key.value(), value.value(), &mut checked, tell)?;
+            }
+            for entry in self.transaction.open_table(KEYS)?.iter()? {
+                let (key, value) = entry?;
+                if row::unseal(key.value(), value.value()).is_none() {
+                    let what = "a key is damaged: requests with it fail, until the run that it belongs to is deleted";
+                    tell(Finding { run: None, responses: None, what });
+                }
+            }
+            Ok(checked)
+        })
+    }
+
+    fn check_run(
+        &self,
+        id: &RunKey,
+        value: &[u8],
+        checked: &mut Checked,
+        tell: &mut dyn FnMut(Finding),
+    ) -> Result<(), Fault> {
+        let run = RunId::from_bytes(*id);
+        let mut tell = |responses, what| tell(Finding { run: Some(run), responses, what });
+        let Some(row) = row::decode::<Row>(id, value) else {
+            tell(None, "its record is damaged: the run cannot be found or read any more");
+            return Ok(());
+        };
+        let is_indexed = match &row.ended {
+            Some(ended) => self.transaction.open_table(ENDED)?.get(&ended_key(ended.in_service_nanos, id))?.is_some(),
+            None => self.transaction.open_table(UNENDED)?.get(id)?.is_some(),
+        };
+        if !is_indexed {
+            tell(
+                None,
+                "it is missing in the order of ends: it is not deleted when its time comes, or not taken up again",
+            );
+        }
+        let mut next = row.dropped + 1;
+        let mut missing = |next: u64, behind: u64| {
+            if next < behind {
+                tell(Some((next, behind - 1)), "they are damaged: a reader gets DATA_LOSS there, and all others");
+            }
+        };
+        let mut assembly = Assembly::default();
+        let frames = self.transaction.open_table(FRAMES)?;
+        for entry in frames.range::<&PieceKey>(&piece_key(run, next, 0)..=&piece_key(run, u64::MAX, u16::MAX))? {
+            let (key, value) = entry?;
+            checked.bytes += value.value().len() as u64;
+            let whole = Piece::read(key.value(), value.value()).and_then(|piece| assembly.add(&piece).ok());
+            match whole {
+                Some(Some(chunk)) => {
+                    missing(next, chunk.first().get());
+                    next = chunk.last().get() + 1;
+                }
+                Some(None) => {}
+                None => assembly = Assembly::default(),
+            }
+        }
+        let tail_first = if row.tail.is_empty() { row.last + 1 } else { row.tail_first };
+        checked.bytes += row.tail.len() as u64;
+        missing(next, tail_first);
+        Ok(())
+    }
+
+    /// Copies it to a new file, which is durable afterwards. What is damaged is copied as it is.
+    ///
+    /// # Errors
+    /// The new file is gone again.
+    pub(in super::super) fn copy(&self, path: &Path) -> Result<(), StoreError> {
+        let name = path.display().to_string();
+        if path.exists() {
+            return Err(StoreError::Failed(format!("{name} is there already; give a place where nothing is")));
+        }
+        let disk = Disk::open(path).map_err(|error| StoreError::Failed(format!("cannot write {name}: {error}")))?;
+        let copied = Handle::open(name, Arc::new(disk)).and_then(|target| {
+            self.copy_table(&target, RUNS)?;
+            self.copy_table(&target, FRAMES)?;
+            self.copy_table(&target, KEYS)?;
+            self.copy_table(&target, ENDED)?;
+            self.copy_table(&target, UNENDED)?;
+            self.copy_table(&target, STATE)
+        });
+        if copied.is_err() {
+            // Half a copy is no use to anybody, and the first error is the one to be told.
+            Disk::remove(path);
+        }
+        copied
+    }
+
+    fn copy_table<K: Key + 'static, V: Value + 'static>(
+        &self,
+        target: &Handle,
+        table: TableDefinition<'_, K, V>,
+    ) -> Result<(), StoreError> {
+        let source = self.handle.guard(|| Ok(self.transaction.open_table(table)?))?;
+        let mut copied = None;
+        loop {
+            copied = target.write(|transaction| {
+                let mut target = transaction.open_table(table)?;
+                self.handle.guard(|| copy_some(&source, &mut target, copied.as_deref())).map_err(Fault::Store)
+            })?;
+            if copied.is_none() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Copies as many rows behind the given key as one transaction may, and gives the key of the last; `None` where there
+/// are no more.
+fn copy_some<K: Key + 'static, V: Value + 'static>(
+    source: &ReadOnlyTable<K, V>,
+    target: &mut Table<'_, K, V>,
+    behind: Option<&[u8]>,
+) -> Result<Option<Vec<u8>>, Fault> {
+    let behind = behind.map_or(Unbounded, |key| Excluded(K::from_bytes(key)));
+    let mut bytes = 0;
+    for entry in source.range::<K::SelfType<'_>>((behind, Unbounded))? {
+        let (key, value) = entry?;
+        let (key, value) = (key.value(), value.value());
+        bytes += K::as_bytes(&key).as_ref().len() + V::as_bytes(&value).as_ref().len();
+        target.insert(&key, &value)?;
+        if bytes >= COPIED_AT_ONCE {
+            return Ok(Some(K::as_bytes(&key).as_ref().to_vec()));
+        }
+    }
+    Ok(None)
+}

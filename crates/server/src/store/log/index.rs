@@ -1,0 +1,491 @@
+//! What is in the live journal, in memory: the runs that have something there or have not ended, where their frames
+//! lie, and which segments hold something of whom. It touches no file, and knows the archive only as the place where a
+//! run's earlier part is.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use outflow_engine::{Ended, Filter, Key, Record, RunId, RunRecord, Sequence, Start};
+
+use super::{
+    Place,
+    entries::{Entries, Found},
+    read::Extents,
+    ring::Segment,
+};
+
+/// Entries that one look-up gives at most: copied under the lock for which the committer waits.
+const ENTRIES_MAX: usize = 4096;
+/// About what a run costs in memory beside what it says of itself: its state, and its places in maps and sets.
+const RUN_BYTES: usize = size_of::<State>() + 3 * size_of::<RunId>() + 64;
+
+/// What is in the live journal.
+#[derive(Default)]
+pub(in super::super) struct Index {
+    runs: HashMap<RunId, Box<State>>,
+    /// The names of `runs`.
+    order: BTreeSet<RunId>,
+    /// Those of `runs` that ended.
+    ended: BTreeSet<(Duration, RunId)>,
+    /// Whom a key was bound to by a run whose record the archive does not have yet, or that is being deleted.
+    keys: HashMap<Key, RunId>,
+    /// Runs that are no longer there, but of which the archive may still hold something.
+    deleted: BTreeMap<RunId, Deleted>,
+    /// Segments in use, the oldest first.
+    live: VecDeque<Live>,
+    /// Runs that have records here and no beginning: what was lost.
+    headless: BTreeMap<RunId, String>,
+    /// Bytes of frames that only the journal has.
+    pub(super) bytes: u64,
+    /// Bytes of deleted runs that the archive still counts.
+    doomed_bytes: u64,
+    /// Bytes that all this takes in memory, about.
+    memory: usize,
+    in_service: Duration,
+}
+
+/// What is known of a run that was deleted, until the archive has deleted it.
+#[derive(Clone)]
+pub(in super::super) struct Deleted {
+    /// Its keys, as far as the archive has not seen them.
+    pub(in super::super) unseen: Vec<Key>,
+    /// What it takes in the archive.
+    bytes: u64,
+}
+
+/// A segment in use.
+struct Live {
+    segment: Arc<Segment>,
+    /// Runs that have records in it, in the order of their first ones.
+    runs: Vec<RunId>,
+    /// How many of `runs` need nothing of it any more.
+    settled: usize,
+}
+
+/// One run.
+pub(super) struct State {
+    pub(super) record: RunRecord,
+    pub(super) entries: Entries,
+    /// What of it the archive has: nothing, or its record and the frames up to here.
+    pub(super) archived: Option<Sequence>,
+    /// Bytes of the frames that the archive has.
+    pub(super) archived_bytes: u64,
+    /// Whether there is something of it that the archive does not have.
+    pub(super) dirty: bool,
+    /// The newest segment that lists it.
+    touched: u64,
+    /// Everything of it in segments before this one is in the archive.
+    settled: u64,
+}
+
+/// Where what a reader asks for is.
+pub(in super::super) enum Lookup {
+    /// Nowhere.
+    Nothing,
+    /// In the archive, if anywhere.
+    Archive,
+    /// In the journal.
+    Journal(Extents),
+    /// It was there, and is not readable.
+    Damaged(String),
+}
+
+/// What of a run is to be moved to the archive.
+pub(in super::super) struct Snapshot {
+    /// The run as it is now.
+    pub(in super::super) record: RunRecord,
+    /// Where the frames from `first` to `last` lie, which follow those that the archive has.
+    pub(in super::super) extents: Extents,
+    pub(in super::super) first: Sequence,
+    pub(in super::super) last: Sequence,
+    /// Whether that is all there is.
+    pub(in super::super) whole: bool,
+    /// Bytes of its frames that the archive has already.
+    pub(in super::super) archived_bytes: u64,
+}
+
+impl State {
+    pub(super) fn new(record: RunRecord) -> Self {
+        Self {
+            record,
+            entries: Entries::default(),
+            archived: None,
+            archived_bytes: 0,
+            dirty: true,
+            touched: 0,
+            settled: 0,
+        }
+    }
+
+    /// A run that the archive has so.
+    pub(super) fn archived(record: RunRecord) -> Self {
+        let (archived, archived_bytes) = (Some(record.last), record.bytes);
+        Self { archived, archived_bytes, dirty: false, ..Self::new(record) }
+    }
+
+    /// Bytes of frames that only the journal has.
+    fn journal_bytes(&self) -> u64 {
+        self.record.bytes - self.archived_bytes
+    }
+
+    /// What it takes in memory.
+    fn memory(&self) -> usize {
+        let start = &self.record.start;
+        let parameters: usize = start.parameters.iter().map(|(name, value)| name.len() + value.len() + 64).sum();
+        let keys: usize = self.record.keys.iter().map(|key| key.0.len() + 128).sum();
+        RUN_BYTES + size_of::<Start>() + start.source.len() + parameters + keys + self.growing_memory()
+    }
+
+    /// The part of it that grows.
+    fn growing_memory(&self) -> usize {
+        let jobs = self.record.jobs.started.capacity() + self.record.jobs.ended.capacity();
+        self.entries.memory() + jobs * size_of::<u32>()
+    }
+}
+
+impl Index {
+    /// How long the store had been in service at the last commit.
+    pub(in super::super) fn in_service(&self) -> Duration {
+        self.in_service
+    }
+
+    pub(in super::super) fn serve_until(&mut self, in_service: Duration) {
+        self.in_service = self.in_service.max(in_service);
+    }
+
+    /// Bytes of frames that are here and not in the archive, and those that the archive counts and nobody else does.
+    pub(in super::super) fn bytes(&self) -> (u64, u64) {
+        (self.bytes, self.doomed_bytes)
+    }
+
+    /// Adds segments to those in use.
+    pub(in super::super) fn begin(&mut self, segments: &[Arc<Segment>]) {
+        let live = |segment: &Arc<Segment>| Live { segment: segment.clone(), runs: Vec::new(), settled: 0 };
+        self.live.extend(segments.iter().map(live));
+    }
+
+    /// Adds a record that is durable now, and lies there.
+    pub(in super::super) fn add(&mut self, run: RunId, record: &Record, place: Place) {
+        match record {
+            Record::Started(start) => self.start(run, start.clone()),
+            Record::Deleted => return self.delete(run),
+            Record::KeyBound(key) => {
+                self.bind(run, key.clone());
+                if let Some(state) = self.runs.get_mut(&run) {
+                    touch(&mut self.live, state, run, place.slot);
+                }
+                return;
+            }
+            _ => {}
+        }
+        let Some(state) = self.runs.get_mut(&run) else {
+            debug_assert!(false, "a record of run {run}, which is not there: {record:?}");
+            return;
+        };
+        let memory = state.growing_memory();
+        if let Record::Frames(chunk) = record {
+            debug_assert_eq!(chunk.first().get(), state.record.last.get() + 1, "run {run} has no gaps");
+            state.entries.push(chunk.first(), place);
+            self.bytes += chunk.len() as u64;
+        }
+        if let Record::Ended(ended) = record {
+            self.ended.insert((ended.in_service, run));
+        }
+        state.record.add(record);
+        state.dirty = true;
+        // What is counted here only grows.
+        self.memory += state.growing_memory() - memory;
+        touch(&mut self.live, state, run, place.slot);
+    }
+
+    /// Notes that a segment holds something of a run.
+    pub(super) fn touch(&mut self, run: RunId, slot: u32) {
+        if let Some(state) = self.runs.get_mut(&run) {
+            touch(&mut self.live, state, run, slot);
+        }
+    }
+
+    /// Binds one more key to a run.
+    pub(super) fn bind(&mut self, run: RunId, key: Key) {
+        if let Some(state) = self.runs.get_mut(&run) {
+            self.memory += key.0.len() + 128;
+            self.keys.insert(key.clone(), run);
+            state.record.keys.push(key);
+            state.dirty = true;
+        }
+    }
+
+    pub(super) fn start(&mut self, run: RunId, start: Arc<Start>) {
+        for key in &start.keys {
+            self.keys.insert(key.clone(), run);
+        }
+        self.insert(run, State::new(RunRecord::new(run, start)));
+    }
+
+    /// Adds a run as it is known.
+    pub(super) fn insert(&mut self, run: RunId, state: State) {
+        self.memory += state.memory();
+        self.bytes += state.journal_bytes();
+        if let Some(ended) = &state.record.ended {
+            self.ended.insert((ended.in_service, run));
+        }
+        self.order.insert(run);
+        self.runs.insert(run, Box::new(state));
+    }
+
+    /// Takes a run out, with nothing said about what becomes of it.
+    fn remove(&mut self, run: RunId) -> Option<Box<State>> {
+        let state = self.runs.remove(&run)?;
+        self.order.remove(&run);
+        if let Some(ended) = &state.record.ended {
+            self.ended.remove(&(ended.in_service, run));
+        }
+        self.memory = self.memory.saturating_sub(state.memory());
+        self.bytes -= state.journal_bytes();
+        Some(state)
+    }
+
+    pub(super) fn delete(&mut self, run: RunId) {
+        self.headless.remove(&run);
+        let state = self.remove(run);
+        let unseen = state.as_ref().map(|state| state.record.keys.clone()).unwrap_or_default();
+        let bytes = state.map_or(0, |state| state.archived_bytes);
+        self.doomed_bytes += bytes;
+        self.deleted.insert(run, Deleted { unseen, bytes });
+    }
+
+    /// Runs that the archive has to delete, at most so many.
+    pub(in super::super) fn to_delete(&self, max: usize) -> Vec<(RunId, Deleted)> {
+        self.deleted.iter().take(max).map(|(run, deleted)| (*run, deleted.clone())).collect()
+    }
+
+    /// Forgets runs that the archive has deleted.
+    pub(in super::super) fn deleted(&mut self, runs: &[RunId]) {
+        for run in runs {
+            let Some(deleted) = self.deleted.remove(run) else { continue };
+            self.doomed_bytes -= deleted.bytes;
+            self.unbind(*run, &deleted.unseen);
+        }
+    }
+
+    /// Forgets the keys of a run whose record is in the archive now, or is nowhere.
+    fn unbind(&mut self, run: RunId, keys: &[Key]) {
+        for key in keys {
+            if self.keys.get(key) == Some(&run) {
+                self.keys.remove(key);
+            }
+        }
+    }
+
+    pub(in super::super) fn is_deleted(&self, run: RunId) -> bool {
+        self.deleted.contains_key(&run)
+    }
+
+    /// Whether this, and not the archive, says what is known of a run.
+    pub(in super::super) fn knows(&self, run: RunId) -> bool {
+        self.runs.contains_key(&run) || self.is_deleted(run)
+    }
+
+    /// What is known of a run here, or what of it was lost.
+    pub(in super::super) fn find(&self, run: RunId) -> Option<Result<RunRecord, String>> {
+        match self.runs.get(&run) {
+            Some(state) => Some(Ok(state.record.clone())),
+            None => self.headless.get(&run).map(|lost| Err(lost.clone())),
+        }
+    }
+
+    /// The run that a key is bound to, as far as it is known here.
+    pub(in super::super) fn bound(&self, key: &Key) -> Option<RunId> {
+        self.keys.get(key).copied()
+    }
+
+    /// Where the frames of a run from `from` on are.
+    pub(in super::super) fn look_up(&self, run: RunId, from: Sequence, bytes_max: usize) -> Lookup {
+        if self.is_deleted(run) {
+            return Lookup::Nothing;
+        }
+        let Some(state) = self.runs.get(&run) else {
+            return self.headless.get(&run).map_or(Lookup::Archive, |lost| Lookup::Damaged(lost.clone()));
+        };
+        if from < state.record.first || from > state.record.last {
+            return Lookup::Nothing;
+        }
+        match state.entries.find(from) {
+            Found::Before => Lookup::Archive,
+            Found::Lost(last) => Lookup::Damaged(format!(
+                "the responses {from} to {} of run {run} are not readable: the live journal is damaged there",
+                last.unwrap_or(state.record.last),
+            )),
+            Found::There(at) => Lookup::Journal(self.extents(state.entries.places(at, bytes_max, ENTRIES_MAX))),
+        }
+    }
+
+    fn extents(&self, entries: impl Iterator<Item = Place>) -> Extents {
+        let mut extents = Extents::default();
+        for place in entries {
+            extents.push(place, |slot| {
+                let live = self.live.iter().rev().find(|live| live.segment.slot == slot);
+                live.expect("an entry lies in a segment that is in use").segment.clone()
+            });
+        }
+        extents
+    }
+
+    /// Runs here that started before `before` and match, the last started first, after looking at so many; and where
+    /// to look on, where that was not all.
+    pub(in super::super) fn list(
+        &self,
+        filter: &Filter,
+        before: Option<RunId>,
+        looked_at_max: usize,
+    ) -> (Vec<RunRecord>, Option<RunId>) {
+        let mut ids = match before {
+            Some(before) => self.order.range(..before),
+            None => self.order.range(..),
+        };
+        let looked_at: Vec<RunId> = ids.by_ref().rev().take(looked_at_max).copied().collect();
+        let next = looked_at.last().copied().filter(|_| ids.next_back().is_some());
+        let records = looked_at.iter().map(|run| &self.runs[run].record);
+        (records.filter(|record| filter.wants(record)).cloned().collect(), next)
+    }
+
+    /// Every run without an end.
+    pub(in super::super) fn unended(&self) -> Vec<RunRecord> {
+        let records = self.order.iter().map(|run| &self.runs[run].record);
+        records.filter(|record| record.ended.is_none()).cloned().collect()
+    }
+
+    /// Ended runs that are here, in the order of their ends.
+    pub(in super::super) fn ended_first(&self, behind: Option<(Duration, RunId)>, max: usize) -> Vec<RunRecord> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let behind = behind.map_or(Unbounded, Excluded);
+        let runs = self.ended.range((behind, Unbounded)).take(max);
+        runs.map(|(_, run)| self.runs[run].record.clone()).collect()
+    }
+
+    /// Segments in use.
+    pub(in super::super) fn segments(&self) -> usize {
+        self.live.len()
+    }
+
+    /// The next run that holds the oldest segment, where that is not the one being written; `None` where nobody does.
+    pub(in super::super) fn next_to_move(&mut self) -> Option<RunId> {
+        let [oldest, _, ..] = self.live.make_contiguous() else { return None };
+        while let Some(run) = oldest.runs.get(oldest.settled) {
+            let holds = |state: &State| state.dirty && state.settled <= oldest.segment.number;
+            if self.runs.get(run).is_some_and(|state| holds(state)) {
+                return Some(*run);
+            }
+            oldest.settled += 1;
+        }
+        None
+    }
+
+    /// Ended runs that are here, at most so many.
+    pub(in super::super) fn next_ended(&self, max: usize) -> Vec<RunId> {
+        self.ended.iter().take(max).map(|(_, run)| *run).collect()
+    }
+
+    /// Takes out the oldest segment where nobody holds it and a newer one says what was last committed.
+    pub(in super::super) fn free_oldest(&mut self) -> Option<Arc<Segment>> {
+        if self.live.len() < 2 || self.next_to_move().is_some() {
+            return None;
+        }
+        self.live.pop_front().map(|live| live.segment)
+    }
+
+    /// What of a run is to be moved, with frames of about `bytes_max` at most; `None` where it is not here.
+    pub(in super::super) fn snapshot(&mut self, run: RunId, bytes_max: usize) -> Option<Snapshot> {
+        let newest = self.live.back().map_or(0, |live| live.segment.number);
+        let state = self.runs.get_mut(&run)?;
+        let from = state.entries.first_readable();
+        let places: Vec<Place> = state.entries.places(from, bytes_max, usize::MAX).collect();
+        let taken = from + places.len();
+        let whole = taken == state.entries.len();
+        if whole {
+            state.dirty = false;
+            state.settled = newest;
+        }
+        let (record, archived_bytes) = (state.record.clone(), state.archived_bytes);
+        let first = state.entries.first_of(from).unwrap_or(Sequence::FIRST);
+        // What is not whole ends where the next entry begins.
+        let last = state.entries.first_of(taken).map_or(record.last, |next| Sequence::new(next.get() - 1));
+        let extents = self.extents(places.into_iter());
+        Some(Snapshot { record, extents, first, last, whole, archived_bytes })
+    }
+
+    /// Notes that the archive has a run so; where that is the end of it, the run is no longer here.
+    pub(in super::super) fn moved(&mut self, record: &RunRecord) {
+        let Some(state) = self.runs.get_mut(&record.id) else {
+            // Deleted meanwhile: now the archive has something of it, too.
+            if let Some(deleted) = self.deleted.get_mut(&record.id) {
+                self.doomed_bytes = self.doomed_bytes - deleted.bytes + record.bytes;
+                deleted.bytes = record.bytes;
+            }
+            return;
+        };
+        let memory = state.growing_memory();
+        state.entries.trim(record.last, state.record.last);
+        self.memory = self.memory.saturating_sub(memory.saturating_sub(state.growing_memory()));
+        self.bytes -= record.bytes - state.archived_bytes;
+        state.archived = Some(record.last);
+        state.archived_bytes = record.bytes;
+        // Those bound meanwhile are not in the archive.
+        let keys = record.keys.clone();
+        if record.ended.is_some() && !state.dirty {
+            self.remove(record.id);
+        }
+        self.unbind(record.id, &keys);
+    }
+
+    /// Notes that the archive could not be given a run.
+    pub(in super::super) fn not_moved(&mut self, run: RunId) {
+        if let Some(state) = self.runs.get_mut(&run) {
+            state.dirty = true;
+            state.settled = 0;
+        }
+        // It may have been passed over meanwhile.
+        if let Some(oldest) = self.live.front_mut() {
+            oldest.settled = 0;
+        }
+    }
+
+    pub(super) fn state(&mut self, run: RunId) -> Option<&mut State> {
+        self.runs.get_mut(&run).map(|state| &mut **state)
+    }
+
+    /// Notes the end of a run.
+    pub(super) fn end(&mut self, run: RunId, ended: Ended) {
+        if let Some(state) = self.runs.get_mut(&run) {
+            self.ended.insert((ended.in_service, run));
+            state.record.ended = Some(ended);
+            state.dirty = true;
+        }
+    }
+
+    /// Notes that a run has records here and no beginning.
+    pub(super) fn lose(&mut self, run: RunId, what: String) {
+        self.headless.insert(run, what);
+    }
+
+    /// After all records were added in their order on opening: forgets the runs of which the archive has everything.
+    pub(super) fn settle(&mut self) {
+        let settled = |state: &State| !state.dirty && state.record.ended.is_some();
+        let runs: Vec<RunId> = self.runs.iter().filter(|(_, state)| settled(state)).map(|(run, _)| *run).collect();
+        for run in runs {
+            self.remove(run);
+        }
+        self.memory = self.runs.values().map(|state| state.memory()).sum();
+    }
+}
+
+fn touch(live: &mut VecDeque<Live>, state: &mut State, run: RunId, slot: u32) {
+    let live = live.iter_mut().rev().find(|live| live.segment.slot == slot);
+    if let Some(live) = live.filter(|live| live.segment.number != state.touched) {
+        state.touched = live.segment.number;
+        live.runs.push(run);
+    }
+}
