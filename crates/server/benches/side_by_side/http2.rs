@@ -179,6 +179,18 @@ impl Connection {
         Ok(())
     }
 
+    /// Reads until the streams have brought so many messages.
+    #[allow(dead_code, reason = "for the benchmark beside this one, which shares this client")]
+    pub(crate) fn read_messages(&mut self, count: u64) -> Outcome<()> {
+        while self.streams.iter().map(|stream| stream.messages.count).sum::<u64>() < count {
+            if self.unended == 0 {
+                return Err(format!("the streams ended before {count} messages").into());
+            }
+            self.receive()?;
+        }
+        Ok(())
+    }
+
     /// Reads once, handles what came, and answers it.
     fn receive(&mut self) -> Outcome<()> {
         let read = match self.socket.read(&mut self.received[self.filled..]) {

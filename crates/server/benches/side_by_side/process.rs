@@ -91,7 +91,7 @@ impl Process {
         // Free now; should another process take it first, the server says so and the run fails.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_outflow"));
-        command.args(["serve", "--listen", &address.to_string()]).stdout(Stdio::null());
+        command.args(["serve", "--data", "memory", "--listen", &address.to_string()]).stdout(Stdio::null());
         let child = spawn(command, &directory)?;
         let mut process = Self { address, child, directory };
 
@@ -109,9 +109,14 @@ impl Process {
     }
 
     fn start_peer(directory: TempDir, way: Way) -> Outcome<Self> {
-        let mut command = Command::new(env::current_exe()?);
         let way = way.to_possible_value().expect("no way is skipped");
-        command.args(["--peer", way.get_name()]).stdout(Stdio::piped());
+        Self::start_own(directory, &["--peer", way.get_name()])
+    }
+
+    /// Starts this benchmark itself with these arguments; it prints its port and serves.
+    pub(crate) fn start_own(directory: TempDir, arguments: &[&str]) -> Outcome<Self> {
+        let mut command = Command::new(env::current_exe()?);
+        command.args(arguments).stdout(Stdio::piped());
         let mut child = spawn(command, &directory)?;
         let stdout = child.stdout.take().expect("it is piped");
         let mut process = Self { address: (Ipv4Addr::LOCALHOST, 0).into(), child, directory };

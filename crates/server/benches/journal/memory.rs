@@ -1,0 +1,49 @@
+//! What idle journaled runs hold, each with a reader: before, and a minute after each has sent a burst.
+
+use std::time::Duration;
+
+use outflow_proto::protobuf::Request;
+
+use crate::{
+    Bench, Outcome,
+    http2::{Connection, Keep, LARGE},
+    process::pause,
+    replay::parameters,
+};
+
+pub(crate) fn idle(bench: &Bench) -> Outcome<()> {
+    let runs = 10_000 / bench.shrink;
+    println!("\n{runs} idle runs with a reader each, over 10 connections");
+    let minute = if bench.shrink == 1 { 60 } else { 1 };
+    for burst in [0, 100_000_u64] {
+        let (process, _store) = bench.start()?;
+        let empty = process.resident_kib()?;
+        // The first job emits at once, the second waits for an hour.
+        let burst_of = (burst / 1_000).max(1).to_string();
+        let size = if burst == 0 { "0" } else { "980" };
+        let pairs = [("jobs", "2"), ("step", "1h"), ("responses", &*burst_of), ("size", size)];
+        let mut connections = Vec::new();
+        for index in 0..10 {
+            let mut connection = Connection::open(process.address, LARGE)?;
+            for n in 0..runs / 10 {
+                let linger = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+                let id = i32::try_from(index * runs + n)?;
+                let request = Request { id, linger, parameters: parameters(&pairs), ..Request::default() };
+                connection.fetch(&request, Keep::Nothing)?;
+            }
+            let responses = runs / 10 * burst_of.parse::<u64>()?;
+            connection.read_messages(responses)?;
+            connections.push(connection);
+        }
+        let at_once = process.resident_kib()? - empty;
+        pause(Duration::from_secs(minute));
+        let later = process.resident_kib()? - empty;
+        let each = |kib: i32| f64::from(kib) / runs as f64;
+        println!(
+            "  after {burst} bytes each: {:.2} KiB a stream at once, {:.2} KiB after {minute} s",
+            each(at_once),
+            each(later)
+        );
+    }
+    Ok(())
+}
