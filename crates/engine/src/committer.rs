@@ -22,6 +22,9 @@ use crate::{
 const PACED_RUNS_MIN: usize = 32;
 /// But not longer than this.
 const PACE_MAX: Duration = Duration::from_millis(20);
+/// A commit takes no further run once it has so many bytes: what a store writes at once is bounded, and so is how long
+/// everybody waits for it.
+const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// How long to leave a store alone that failed, at first and at last.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -166,6 +169,8 @@ struct Work {
 #[derive(Default)]
 struct Group {
     runs: Vec<Arc<Run>>,
+    /// Runs that are to be committed after these.
+    later: Vec<Arc<Run>>,
     deletions: Vec<(Vec<RunId>, oneshot::Sender<()>)>,
 }
 
@@ -173,7 +178,9 @@ impl Work {
     fn run(&mut self) {
         let mut items = Vec::new();
         let mut group = Group::default();
-        while self.queue.take(&mut items) {
+        while !group.later.is_empty() || self.queue.take(&mut items) {
+            group.runs.append(&mut group.later);
+            self.queue.take_more(&mut items);
             if items.len() >= PACED_RUNS_MIN
                 && let Some(woken) = self.woken.take()
             {
@@ -248,18 +255,25 @@ impl Work {
         if !self.batch.records.is_empty() && self.write(Room::Reserve).is_ok() {
             let mut stopped = Group {
                 runs: group.runs.extract_if(.., |run| run.is_stopping()).collect(),
+                later: Vec::new(),
                 deletions: mem::take(&mut group.deletions),
             };
             self.committed(&mut stopped);
         }
     }
 
-    fn gather(&mut self, wanted: Gather, group: &Group) {
+    fn gather(&mut self, wanted: Gather, group: &mut Group) {
         self.batch.records.clear();
         self.batch.in_service = self.base + self.since.elapsed();
         let now = (self.clock.now(), self.batch.in_service);
-        for run in &group.runs {
-            run.gather(wanted, now, &mut self.alarms, &mut self.batch.records);
+        let mut bytes = 0;
+        let mut taken = 0;
+        while taken < group.runs.len() && bytes < COMMIT_BYTES_MAX {
+            bytes += group.runs[taken].gather(wanted, now, &mut self.alarms, &mut self.batch.records);
+            taken += 1;
+        }
+        if wanted == Gather::All {
+            group.later.extend(group.runs.drain(taken..));
         }
         let deleted = group.deletions.iter().flat_map(|(runs, _)| runs);
         self.batch.records.extend(deleted.map(|run| (*run, Record::Deleted)));

@@ -267,20 +267,21 @@ impl Run {
         self.enqueue(&mut self.state.lock());
     }
 
-    /// Gives what is to be made durable, and with it what the store refused before, in order.
+    /// Gives what is to be made durable, and with it what the store refused before, in order; says how many bytes of
+    /// frames that are.
     pub(crate) fn gather(
         &self,
         wanted: Gather,
         (now, in_service): (Timestamp, Duration),
         alarms: &mut Alarms,
         records: &mut Vec<(RunId, Record)>,
-    ) {
+    ) -> usize {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let Some(recording) = &mut state.recording else { return };
+        let Some(recording) = &mut state.recording else { return 0 };
         if wanted == Gather::Stops {
             if state.end != Some(End::Stopped) || recording.is_ended || !recording.is_started {
-                return;
+                return 0;
             }
             // What nobody saw, nobody misses.
             recording.in_flight.retain(|record| matches!(record, Record::Ended(_)));
@@ -319,6 +320,8 @@ impl Run {
             recording.in_flight.push(Record::Ended(ended));
         }
         records.extend(recording.in_flight.iter().map(|record| (self.id, record.clone())));
+        let bytes = |record: &Record| if let Record::Frames(chunk) = record { chunk.len() } else { 0 };
+        recording.in_flight.iter().map(bytes).sum()
     }
 
     #[cold]

@@ -88,15 +88,15 @@ impl Bench {
     /// A server over an empty store, and the store's folder.
     fn start(&self) -> Outcome<(Process, Option<TempDir>)> {
         if self.data == "memory" {
-            return Ok((self.start_on("memory")?, None));
+            return Ok((Self::start_on("memory")?, None));
         }
         let store = TempDir::with_prefix_in("journal", &self.data)?;
         let path = store.path().join("data");
-        Ok((self.start_on(&path.to_string_lossy())?, Some(store)))
+        Ok((Self::start_on(&path.to_string_lossy())?, Some(store)))
     }
 
     /// A server over this store.
-    fn start_on(&self, data: &str) -> Outcome<Process> {
+    fn start_on(data: &str) -> Outcome<Process> {
         Process::start_own(TempDir::with_prefix_in("journal", env!("CARGO_TARGET_TMPDIR"))?, &["--serve", data])
     }
 }

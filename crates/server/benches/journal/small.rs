@@ -42,7 +42,7 @@ pub(crate) fn measure(bench: &Bench) -> Outcome<()> {
     drop(process);
     for _ in 0..bench.rounds {
         let began = Instant::now();
-        let process = bench.start_on(&folder.to_string_lossy())?;
+        let process = Bench::start_on(&folder.to_string_lossy())?;
         println!("  killed and started again: ready after {:.0} ms", began.elapsed().as_secs_f64() * 1e3);
         drop(process);
     }

@@ -3,5 +3,6 @@
 mod demo;
 mod exec;
 mod fetch;
+mod kills;
 mod program;
 mod serve;

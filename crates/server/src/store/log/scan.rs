@@ -153,20 +153,18 @@ impl Scan {
             self.scanned.oldest = self.scanned.oldest.max(last_oldest(&newest.get().segment));
         }
         while let Some((number, sealed)) = next.filter(|(number, _)| *number >= self.scanned.oldest) {
-            next = match self.used.remove(&number).or_else(|| self.without_header(number)) {
-                Some(Used { segment, first }) => {
-                    let limit = sealed.unwrap_or(segment.bytes).min(segment.bytes);
-                    self.scanned.chain.push((segment, limit));
-                    (first.previous > 0).then_some((first.previous, Some(first.sealed)))
-                }
-                None => {
-                    self.scanned.findings.push(Finding {
-                        file: format!("segment {number}"),
-                        run: None,
-                        what: "is missing; what it held is lost".to_owned(),
-                    });
-                    self.used.range(..number).next_back().map(|(number, _)| (*number, None))
-                }
+            let used = self.used.remove(&number).or_else(|| self.without_header(number));
+            next = if let Some(Used { segment, first }) = used {
+                let limit = sealed.unwrap_or(segment.bytes).min(segment.bytes);
+                self.scanned.chain.push((segment, limit));
+                (first.previous > 0).then_some((first.previous, Some(first.sealed)))
+            } else {
+                self.scanned.findings.push(Finding {
+                    file: format!("segment {number}"),
+                    run: None,
+                    what: "is missing; what it held is lost".to_owned(),
+                });
+                self.used.range(..number).next_back().map(|(number, _)| (*number, None))
             };
         }
         self.scanned.chain.reverse();

@@ -1,0 +1,168 @@
+//! The server is killed, again and again, under runs and readers, and started again on the same data: whatever a reader
+//! saw is still there, with the same number and the same bytes, and every reader that comes back gets all of it, once.
+
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener},
+    process::{Child, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use outflow_client::{Client, Fetch, FetchError, Payload};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use tempfile::TempDir;
+
+use super::program::{outflow, within};
+
+/// How often it is killed; `OUTFLOW_TEST_KILLS` says otherwise.
+const KILLS: usize = 25;
+const READERS: u64 = 12;
+const RESPONSES: u64 = 400;
+
+struct Killed {
+    address: SocketAddr,
+    folder: TempDir,
+    child: Child,
+}
+
+impl Killed {
+    fn start() -> Self {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let child = Self::spawn(address, &folder);
+        Self { address, folder, child }
+    }
+
+    fn spawn(address: SocketAddr, folder: &TempDir) -> Child {
+        let data = folder.path().join("data");
+        let listen = address.to_string();
+        let mut command =
+            outflow(&["serve", "--listen", &listen, "--data", data.to_str().unwrap(), "--log", "error"]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap();
+        let up = within(Duration::from_secs(10), || std::net::TcpStream::connect(address).ok());
+        assert!(up.is_some(), "it is not ready");
+        child
+    }
+
+    fn kill_and_start(&mut self) {
+        // SIGKILL, on every Unix.
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = Self::spawn(self.address, &self.folder);
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+/// What a reader has of its run.
+#[derive(Default)]
+struct Seen {
+    run: Option<String>,
+    /// By sequence: job and text.
+    responses: BTreeMap<u64, (u32, String)>,
+    is_over: bool,
+}
+
+/// Reads on from where it was, until the stream ends or breaks.
+async fn read_on(address: SocketAddr, reader: u64, seen: &mut Seen) -> Result<(), FetchError> {
+    let Ok(client) = Client::connect(&address.to_string()).await else { return Ok(()) };
+    let after = seen.responses.len() as u64;
+    let fetch = match &seen.run {
+        Some(run) => Fetch::run(run.clone()).after(after),
+        None => Fetch::id(reader as i32)
+            .parameter("jobs", "2")
+            .parameter("step", "7ms")
+            .parameter("responses", (RESPONSES / 2).to_string())
+            .parameter("every", "3ms")
+            .parameter("size", (reader * 40).to_string())
+            .linger(Duration::from_secs(120))
+            .idempotency_key(format!("reader {reader}")),
+    };
+    let mut stream = client.fetch(fetch).await?;
+    seen.run = stream.run_id().map(str::to_owned);
+    while let Some(response) = stream.next().await {
+        let response = response?;
+        let Payload::Text(text) = &response.payload else { panic!("{response:?}") };
+        let known = seen.responses.insert(response.sequence, (response.job, text.to_string()));
+        assert!(known.is_none(), "reader {reader} got response {} twice", response.sequence);
+        assert_eq!(response.sequence, seen.responses.len() as u64, "reader {reader} misses a response");
+    }
+    seen.is_over = stream.outcome().is_some();
+    Ok(())
+}
+
+#[test]
+fn what_was_seen_survives_any_kill_and_every_reader_gets_all_of_it_once() {
+    let kills = std::env::var("OUTFLOW_TEST_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
+    let seed: u64 = std::env::var("OUTFLOW_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    println!("OUTFLOW_TEST_SEED={seed}");
+    let mut chance = StdRng::seed_from_u64(seed);
+    let mut server = Killed::start();
+    let address = server.address;
+    let is_calm = Arc::new(AtomicBool::new(false));
+    let calm = is_calm.clone();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let readers: Vec<_> = (0..READERS)
+        .map(|reader| {
+            let calm = calm.clone();
+            runtime.handle().spawn(async move {
+                let mut all = Vec::new();
+                // One run after the other for as long as there are kills, and then this one to its end.
+                for round in 0.. {
+                    let mut seen = Seen::default();
+                    while !seen.is_over {
+                        match read_on(address, reader + READERS * round, &mut seen).await {
+                            Ok(()) | Err(FetchError::Break { .. }) => {}
+                            Err(FetchError::Refused { status, .. } | FetchError::Status { status, .. })
+                                if status.code() == outflow_client::Code::UNAVAILABLE => {}
+                            Err(error) => panic!("reader {reader}: {error}"),
+                        }
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    assert_eq!(seen.responses.len() as u64, RESPONSES, "reader {reader}");
+                    all.push(seen);
+                    if calm.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+                all
+            })
+        })
+        .collect();
+    for _ in 0..kills {
+        #[expect(clippy::disallowed_methods, reason = "a test's thread may wait")]
+        std::thread::sleep(Duration::from_millis(chance.random_range(20..300)));
+        server.kill_and_start();
+    }
+    is_calm.store(true, Ordering::Relaxed);
+    runtime.block_on(async {
+        for reader in readers {
+            let runs = tokio::time::timeout(Duration::from_secs(60), reader).await.expect("it ends").unwrap();
+            for seen in runs {
+                // All of it again, and with other eyes.
+                let client = Client::connect(&address.to_string()).await.unwrap();
+                let mut stream = client.fetch(Fetch::run(seen.run.clone().unwrap())).await.unwrap();
+                let mut again = BTreeMap::new();
+                while let Some(response) = stream.next().await {
+                    let response = response.unwrap();
+                    let Payload::Text(text) = &response.payload else { panic!("{response:?}") };
+                    again.insert(response.sequence, (response.job, text.to_string()));
+                }
+                assert_eq!(again, seen.responses);
+                for job in 0..2 {
+                    let of_job = again.values().filter(|(of, _)| *of == job).count() as u64;
+                    assert_eq!(of_job, RESPONSES / 2, "what was done again was not delivered again");
+                }
+            }
+        }
+    });
+}
