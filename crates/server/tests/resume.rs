@@ -20,13 +20,13 @@ use support::{
     wire::{Answer, Answering, Connection, simulate},
 };
 
-fn seconds(seconds: i64) -> Option<prost_types::Duration> {
-    Some(prost_types::Duration { seconds, nanos: 0 })
+fn seconds(seconds: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos: 0 }
 }
 
 /// Simulated work that is done at once, journaled.
 fn quick(responses: &str) -> Request {
-    Request { linger: seconds(60), ..simulate(&[("jobs", "1"), ("step", "0s"), ("responses", responses)]) }
+    Request { linger: Some(seconds(60)), ..simulate(&[("jobs", "1"), ("step", "0s"), ("responses", responses)]) }
 }
 
 fn run_id(answer: &Answer) -> String {
@@ -100,7 +100,7 @@ async fn what_cannot_be_resumed_is_said() {
     });
     let connection = Connection::open(server.address()).await;
     let ended = connection.fetch(&Request { source: "simulate".into(), ..quick("3") }).await;
-    let mut live = connection.begin(&Request { linger: seconds(60), ..Request::default() }).await;
+    let mut live = connection.begin(&Request { linger: Some(seconds(60)), ..Request::default() }).await;
     live.message().await;
     let runs = [(run_id(&ended), 3), (id_of(&live), 1)];
     for (run, tail) in &runs {
@@ -147,7 +147,7 @@ async fn a_run_goes_on_without_its_reader_until_it_is_stopped_for_all() {
     let jobs = alive.clone();
     let server = TestServer::planned(move |_| waiting(&jobs));
     let connection = Connection::open(server.address()).await;
-    let mut live = connection.begin(&Request { id: 5, linger: seconds(60), ..Request::default() }).await;
+    let mut live = connection.begin(&Request { id: 5, linger: Some(seconds(60)), ..Request::default() }).await;
     live.message().await;
     let run = id_of(&live);
     drop(live);
@@ -159,7 +159,7 @@ async fn a_run_goes_on_without_its_reader_until_it_is_stopped_for_all() {
         info = runs.get_run(get()).await.unwrap().into_inner().run.unwrap();
     }
     assert_eq!((info.state(), info.end(), info.last_sequence), (RunState::Running, RunEnd::Unspecified, 1));
-    assert_eq!((info.id, info.source.as_str(), info.jobs, info.linger), (5, "test", 1, seconds(60)));
+    assert_eq!((info.id, info.source.as_str(), info.jobs, info.linger), (5, "test", 1, Some(seconds(60))));
     assert_eq!((info.durability(), info.end_time), (Durability::Memory, None));
     assert!(info.start_time.is_some() && alive.now() == 1);
 
@@ -191,7 +191,7 @@ async fn runs_are_listed_newest_first_by_pages_and_filters() {
         ids.push(run_id(&connection.fetch(&Request { id, source: "empty".into(), ..Request::default() }).await));
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    let request = Request { source: "endless".into(), linger: seconds(60), ..Request::default() };
+    let request = Request { source: "endless".into(), linger: Some(seconds(60)), ..Request::default() };
     let live = connection.begin(&request).await;
     ids.push(id_of(&live));
     ids.reverse();
