@@ -15,6 +15,8 @@ pub(super) enum Exit {
     NoConnection = 69,
     /// Waited too long, as `timeout(1)` has it.
     TooLong = 124,
+    /// Ended by Ctrl-C, while the run goes on, as shells have it (128 and the signal's number).
+    Interrupted = 130,
 }
 
 impl From<Exit> for ExitCode {

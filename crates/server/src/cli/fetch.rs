@@ -14,6 +14,7 @@ use outflow_client::{Client, ConnectError, FetchError, Outcome, Response, Respon
 use tokio::{
     io::Interest,
     net::unix::pipe,
+    signal::unix::{Signal, SignalKind, signal},
     time::{Instant, timeout_at},
 };
 
@@ -22,6 +23,8 @@ use super::{
     output::{Format, Output, Printer},
 };
 
+/// Who is asked where nothing else is said.
+const SERVER: &str = "http://127.0.0.1:50005";
 /// Responses taken from the client at once, and printed with one write.
 const BATCH_MAX: usize = 4_096;
 
@@ -33,19 +36,26 @@ Examples:
   outflow fetch 1 --limit 2                       two are enough; the server stops the rest
   outflow fetch 1 --within 2500ms                 what is there after 2.5 s; exit code 124
   outflow fetch 1 --patience 10s                  give up when nothing comes for 10 s
+  outflow fetch 1 --linger 10m                    the work goes on for ten minutes if you leave
+  outflow fetch --run ID --after 2                go on with it where you were
+  outflow fetch --run ID --last 10                its last ten responses, and then what comes
   outflow fetch 1 --param jobs=1 --param responses=1000000 --output numbers.txt
   outflow fetch 1 --format json | jq .result
+
+With --linger or --key the server journals the run: it goes on without you, and when you leave it this command says how to
+go on with it. It is read again from any place, also after the server was killed and started again.
 
 On a terminal it prints lines as the tutorial's client does; into a pipe or a file only the results, one per line
 (bytes as they are, without line ends); errors go to stderr.
 
-Exit codes: 0 the stream ended or had enough, 1 it failed, 2 usage, 69 no connection, 124 waited too long.")]
+Exit codes: 0 the stream ended or had enough, 1 it failed, 2 usage, 69 no connection, 124 waited too long, 130
+interrupted while the run goes on.")]
 pub(super) struct Fetch {
     /// What to ask for, any 32-bit number
-    #[arg(allow_negative_numbers = true)]
-    id: i32,
+    #[arg(allow_negative_numbers = true, required_unless_present = "run", conflicts_with = "run")]
+    id: Option<i32>,
     /// Ask this server
-    #[arg(long, value_name = "URL", env = "OUTFLOW_SERVER", default_value = "http://127.0.0.1:50005")]
+    #[arg(long, value_name = "URL", env = "OUTFLOW_SERVER", default_value = SERVER)]
     server: String,
     /// Who is to answer; else the source that claims the id, or the default one
     #[arg(long, value_name = "NAME")]
@@ -53,6 +63,21 @@ pub(super) struct Fetch {
     /// A parameter for the source, again for more
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     parameters: Vec<(String, String)>,
+    /// Have the run go on for at least so long without a reader
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    linger: Option<Duration>,
+    /// The same key and request give the same run, never a second one
+    #[arg(long, value_name = "KEY", conflicts_with = "run")]
+    key: Option<String>,
+    /// Read this run instead of starting one
+    #[arg(long, value_name = "ID")]
+    run: Option<String>,
+    /// Only what comes after this sequence of the run
+    #[arg(long, value_name = "N", requires = "run", conflicts_with = "id")]
+    after: Option<u64>,
+    /// Begin with the last so many responses of the run
+    #[arg(long, value_name = "N", requires = "run", conflicts_with_all = ["after", "id"])]
+    last: Option<u64>,
     /// Enough after so many responses
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
@@ -83,6 +108,9 @@ enum Failed {
     TooLong(String),
     #[error("cannot write the results: {0}")]
     Write(io::Error),
+    /// Ctrl-C, while the run goes on without us.
+    #[error("interrupted")]
+    Interrupted,
     /// Whoever read the results has enough.
     #[error("the pipe is closed")]
     Closed,
@@ -97,6 +125,7 @@ impl Failed {
             Failed::Connect(_) => Exit::NoConnection,
             Failed::TooLong(_) => Exit::TooLong,
             Failed::Closed => Exit::Done,
+            Failed::Interrupted => Exit::Interrupted,
             Failed::Open(_) | Failed::Receive(_) | Failed::Write(_) | Failed::System(_) => Exit::Failed,
         }
     }
@@ -121,7 +150,7 @@ impl Fetch {
         match fetched {
             Ok(()) => Exit::Done,
             Err(failed) => {
-                if !matches!(failed, Failed::Closed) {
+                if !matches!(failed, Failed::Closed | Failed::Interrupted) {
                     tracing::error!("{failed}");
                 }
                 failed.exit()
@@ -148,12 +177,42 @@ impl Fetch {
         let format = self.format.unwrap_or(if output.is_terminal() { Format::Log } else { Format::Plain });
         let mut printer = Printer::new(output, format);
         let received = receive(&mut responses, &mut printer, &clock).await;
+        if received.is_err() {
+            self.say_how_to_go_on(&responses);
+        }
         let printed = printer.finish(received.is_ok()).map_err(Failed::write);
         received.and(printed)
     }
 
+    /// A journaled run that has not ended goes on without us.
+    fn say_how_to_go_on(&self, responses: &Responses) {
+        let position = responses.position();
+        let Some(run) = position.run_id.as_ref().filter(|_| position.is_resumable() && responses.outcome().is_none())
+        else {
+            return;
+        };
+        let server = if self.server == SERVER { String::new() } else { format!(" --server {}", self.server) };
+        let after = position.last_sequence;
+        tracing::warn!("the run goes on; continue with: outflow fetch --run {run} --after {after}{server}");
+    }
+
     fn request(&self, clock: &Clock) -> outflow_client::Fetch {
-        let mut fetch = outflow_client::Fetch::id(self.id);
+        let mut fetch = match &self.run {
+            Some(run) => outflow_client::Fetch::run(run),
+            None => outflow_client::Fetch::id(self.id.unwrap_or_default()),
+        };
+        if let Some(linger) = self.linger {
+            fetch = fetch.linger(linger);
+        }
+        if let Some(key) = &self.key {
+            fetch = fetch.idempotency_key(key);
+        }
+        if let Some(after) = self.after {
+            fetch = fetch.after(after);
+        }
+        if let Some(last) = self.last {
+            fetch = fetch.last(last);
+        }
         if let Some(source) = &self.source {
             fetch = fetch.source(source);
         }
@@ -173,17 +232,29 @@ impl Fetch {
 async fn receive(responses: &mut Responses, printer: &mut Printer, clock: &Clock) -> Result<(), Failed> {
     let mut batch: Vec<Response> = Vec::new();
     let reader = PipeReader::of(printer.output());
+    // Nobody has to say anything about a run that ends with its reader: then the signal ends this program.
+    let resumable = responses.position().is_resumable();
+    let interrupt = resumable.then(|| signal(SignalKind::interrupt())).transpose();
+    let mut interrupt = interrupt.map_err(Failed::System)?;
     loop {
         batch.clear();
         let received = tokio::select! {
             received = clock.bound(responses.next_batch(&mut batch, BATCH_MAX), "no response") => received?,
             () = reader.gone() => return Err(Failed::Closed),
+            () = interrupted(interrupt.as_mut()) => return Err(Failed::Interrupted),
         };
         match received {
             Ok(0) => return Ok(()),
             Ok(_) => printer.print(&batch).map_err(Failed::write)?,
             Err(error) => return Err(clock.judge(error, responses.outcome(), Failed::Receive)),
         }
+    }
+}
+
+async fn interrupted(interrupt: Option<&mut Signal>) {
+    match interrupt {
+        Some(interrupt) => _ = interrupt.recv().await,
+        None => pending().await,
     }
 }
 

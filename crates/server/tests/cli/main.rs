@@ -3,6 +3,7 @@
 mod demo;
 mod exec;
 mod fetch;
+mod journaled;
 mod kills;
 mod program;
 mod serve;
