@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, in `clap`'s terms, and which file does it. It parses; it does no work.
 
+mod data;
 mod demo;
 mod exit;
 mod fetch;
@@ -43,6 +44,8 @@ enum Command {
     Serve(serve::Serve),
     /// Ask a server and print its responses as they come
     Fetch(Box<fetch::Fetch>),
+    /// Check, compact or back up what a server keeps
+    Data(data::Data),
     /// Server and client in one process, with both sides' lines
     Demo(demo::Demo),
 }
@@ -60,6 +63,7 @@ pub fn run() -> ExitCode {
     let exit = match arguments.command {
         Command::Serve(serve) => serve.run(&arguments.log),
         Command::Fetch(fetch) => fetch.run(&arguments.log),
+        Command::Data(data) => data.run(&arguments.log),
         Command::Demo(demo::Demo {}) => demo::Demo::run(&arguments.log),
     };
     exit.into()

@@ -150,6 +150,14 @@ impl Serve {
     }
 }
 
+/// The directory that is served from where none is named; `None` where that is memory.
+pub(super) fn default_directory() -> Option<PathBuf> {
+    match Data::choose(std::env::var_os("OUTFLOW_DATA").map(PathBuf::from), None) {
+        Data::Memory => None,
+        Data::Named(path) | Data::Default(path) => Some(path),
+    }
+}
+
 /// Where journaled runs are kept.
 enum Data {
     Memory,

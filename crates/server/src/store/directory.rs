@@ -10,7 +10,7 @@ use super::{files::Files, log::DirectoryId};
 /// The archive's file.
 pub(super) const ARCHIVE: &str = "archive.redb";
 const LOCK: &str = "lock";
-const MARKER: &str = "outflow";
+pub(super) const MARKER: &str = "outflow";
 /// The marker before it has its name.
 const MARKER_NEW: &str = "outflow.new";
 const MAGIC: &[u8; 8] = b"outflowD";

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{
     archive::{Archive, Moved},
+    data::{self, Asked, Moment},
     directory::{self, Claimed},
     files::{Directory, Files},
     log::{self, Base, Deleted, Index, Log, Lookup, Opened, Size, Snapshot},
@@ -44,7 +45,7 @@ const QUIET: Duration = Duration::from_secs(5);
 /// How long the moving thread leaves a failing archive alone.
 const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of frames that one transaction of the archive takes, about.
-const MOVED_BYTES: usize = 8 << 20;
+pub(super) const MOVED_BYTES: usize = 8 << 20;
 /// Runs that one transaction takes.
 const MOVED_RUNS: usize = 1_024;
 /// Runs that one transaction deletes.
@@ -64,13 +65,22 @@ pub(crate) fn open(path: &Path, settings: Settings) -> Result<Arc<dyn Store>, St
     let files: Arc<dyn Files> = Arc::new(Directory::open(path).map_err(|error| cannot(&error))?);
     let claimed = directory::claim(&*files)?;
     let archive = Archive::open(&path.join(directory::ARCHIVE))?;
-    Ok(Arc::new(Embedded::start(files, claimed, archive, settings)?))
+    let mut store = Embedded::start(files, claimed, archive, settings)?;
+    let shared = store.shared.clone();
+    let asked = Asked::listen(path, move |question, is_ending| data::answer(question, || shared.moment(), is_ending));
+    match asked {
+        Ok(asked) => store.asked = Some(asked),
+        Err(error) => tracing::warn!("no command can ask this server for a backup of {}: {error}", path.display()),
+    }
+    Ok(Arc::new(store))
 }
 
 /// The store in a directory.
 pub(super) struct Embedded {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    /// Answers commands about the directory.
+    asked: Option<Asked>,
     /// Released last.
     _claimed: Claimed,
 }
@@ -120,7 +130,7 @@ impl Embedded {
             work: Mutex::new(work),
             changed: Condvar::new(),
         });
-        let mut store = Self { shared, threads: Vec::new(), _claimed: claimed };
+        let mut store = Self { shared, threads: Vec::new(), asked: None, _claimed: claimed };
         store.spawn("outflow-segments", |shared| shared.log.prepare_until_stopped())?;
         store.spawn("outflow-archive", Shared::move_until_stopped)?;
         Ok(store)
@@ -137,6 +147,7 @@ impl Embedded {
 
 impl Drop for Embedded {
     fn drop(&mut self) {
+        drop(self.asked.take());
         self.shared.work.lock().is_stopped = true;
         self.shared.changed.notify_all();
         self.shared.log.stop();
@@ -285,6 +296,19 @@ impl Store for Embedded {
 }
 
 impl Shared {
+    /// All that the store holds now.
+    fn moment(&self) -> Result<Moment<'_, impl Iterator<Item = Result<Moved, StoreError>> + use<>>, StoreError> {
+        let index = self.index.lock();
+        // Under one lock: what moves to the archive is taken from the index before and noted in it afterwards, so that
+        // the archive has nothing newer than the index now, and all that the index no longer has.
+        Ok(Moment {
+            archive: self.archive.snapshot()?,
+            live: index.moment(MOVED_BYTES).into_iter().map(|snapshot| Ok(to_move(snapshot))),
+            deleted: index.to_delete(usize::MAX).into_iter().map(|(run, _)| run).collect(),
+            in_service: index.in_service(),
+        })
+    }
+
     /// Whether so much of the journal is used that the oldest of it has to move.
     fn is_pressed(&self) -> bool {
         self.index.lock().segments() * 2 > self.log.segments_max()
@@ -407,7 +431,7 @@ impl Shared {
 }
 
 /// What the archive is given of a run.
-fn to_move(snapshot: Snapshot) -> Moved {
+pub(super) fn to_move(snapshot: Snapshot) -> Moved {
     let Snapshot { mut record, extents, first, last, whole, archived_bytes } = snapshot;
     let (chunks, _) = log::salvage(&extents, record.id, first);
     if !whole {

@@ -2,6 +2,7 @@
 //! runs are looked up. It owns a directory, and all that is in it.
 
 mod archive;
+pub(crate) mod data;
 mod directory;
 mod embedded;
 mod files;

@@ -1,5 +1,6 @@
 //! The program itself, run as its users run it: real processes, real signals, real pipes.
 
+mod data;
 mod demo;
 mod exec;
 mod fetch;

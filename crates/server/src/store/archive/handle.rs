@@ -138,6 +138,13 @@ impl Handle {
         }
     }
 
+    /// Opens the database, reading all of it.
+    pub(super) fn check(name: String, backing: Arc<dyn Backing>) -> Result<(), StoreError> {
+        let room = Room::new(backing).map_err(|error| StoreError::Failed(format!("cannot open {name}: {error}")))?;
+        let handle = Self { name, room, database: RwLock::new(Opened { database: None, times: 0 }) };
+        handle.try_open(Check::ReadAll).map(close)
+    }
+
     /// Gives back to the disk what the database does not need.
     pub(super) fn compact(&self) -> Result<(), StoreError> {
         drop(self.opened()?);

@@ -2,15 +2,12 @@
 //! its file and what is in it, as `docs/format.md` says, and must not know the live journal.
 
 mod blocks;
-#[allow(dead_code, reason = "as `snapshot`")]
 mod disk;
-#[allow(dead_code, reason = "as `snapshot`")]
 mod handle;
 mod put;
 mod read;
 mod room;
 mod row;
-#[allow(dead_code, reason = "checking and copying an archive has no command yet")]
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -34,6 +31,8 @@ use self::{
     room::Backing,
     row::{CHECKSUM_BYTES, Row, StateRow, nanos},
 };
+
+pub(super) use snapshot::Snapshot;
 
 /// The format of the archive. A newer one is refused.
 const VERSION: u32 = 1;

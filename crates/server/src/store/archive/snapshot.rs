@@ -5,7 +5,10 @@ use std::{
     fmt,
     ops::Bound::{Excluded, Unbounded},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use outflow_engine::{RunId, StoreError};
@@ -65,6 +68,21 @@ impl Archive {
     /// The archive as it is now.
     pub(in super::super) fn snapshot(&self) -> Result<Snapshot<'_>, StoreError> {
         Ok(Snapshot { handle: &self.handle, transaction: self.handle.begin_read()? })
+    }
+
+    /// Whether redb finds all pages of the archive at `path` as it wrote them. Nobody else is using it.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] where it does not.
+    pub(in super::super) fn check_pages(path: &Path) -> Result<(), StoreError> {
+        let name = path.display().to_string();
+        let disk = Disk::open(path).map_err(|error| StoreError::Failed(format!("cannot open {name}: {error}")))?;
+        Handle::check(name, Arc::new(disk))
+    }
+
+    /// Removes the archive at `path` with all that belongs to it.
+    pub(in super::super) fn remove(path: &Path) {
+        Disk::remove(path);
     }
 
     /// Gives the room back to the disk that the archive does not need. Nobody else is using it.
@@ -145,23 +163,24 @@ impl Snapshot<'_> {
         Ok(())
     }
 
-    /// Copies it to a new file, which is durable afterwards. What is damaged is copied as it is.
+    /// Copies it to a new file, which is durable afterwards, until `is_ending` says that there is no more time. What is
+    /// damaged is copied as it is.
     ///
     /// # Errors
     /// The new file is gone again.
-    pub(in super::super) fn copy(&self, path: &Path) -> Result<(), StoreError> {
+    pub(in super::super) fn copy(&self, path: &Path, is_ending: &AtomicBool) -> Result<(), StoreError> {
         let name = path.display().to_string();
         if path.exists() {
             return Err(StoreError::Failed(format!("{name} is there already; give a place where nothing is")));
         }
         let disk = Disk::open(path).map_err(|error| StoreError::Failed(format!("cannot write {name}: {error}")))?;
         let copied = Handle::open(name, Arc::new(disk)).and_then(|target| {
-            self.copy_table(&target, RUNS)?;
-            self.copy_table(&target, FRAMES)?;
-            self.copy_table(&target, KEYS)?;
-            self.copy_table(&target, ENDED)?;
-            self.copy_table(&target, UNENDED)?;
-            self.copy_table(&target, STATE)
+            self.copy_table(&target, RUNS, is_ending)?;
+            self.copy_table(&target, FRAMES, is_ending)?;
+            self.copy_table(&target, KEYS, is_ending)?;
+            self.copy_table(&target, ENDED, is_ending)?;
+            self.copy_table(&target, UNENDED, is_ending)?;
+            self.copy_table(&target, STATE, is_ending)
         });
         if copied.is_err() {
             // Half a copy is no use to anybody, and the first error is the one to be told.
@@ -174,10 +193,14 @@ impl Snapshot<'_> {
         &self,
         target: &Handle,
         table: TableDefinition<'_, K, V>,
+        is_ending: &AtomicBool,
     ) -> Result<(), StoreError> {
         let source = self.handle.guard(|| Ok(self.transaction.open_table(table)?))?;
         let mut copied = None;
         loop {
+            if is_ending.load(Ordering::Acquire) {
+                return Err(StoreError::Failed("the server is shutting down; try again".to_owned()));
+            }
             copied = target.write(|transaction| {
                 let mut target = transaction.open_table(table)?;
                 self.handle.guard(|| copy_some(&source, &mut target, copied.as_deref())).map_err(Fault::Store)

@@ -417,6 +417,31 @@ impl Index {
         Some(Snapshot { record, extents, first, last, whole, archived_bytes })
     }
 
+    /// All that is here, as it would be moved to the archive, in the order in which the runs started: a long run in
+    /// pieces with frames of about `bytes_max`. Nothing is noted, and segments that it names are not used again while it
+    /// is kept.
+    pub(in super::super) fn moment(&self, bytes_max: usize) -> Vec<Snapshot> {
+        let mut pieces = Vec::new();
+        for state in self.order.iter().map(|run| &self.runs[run]) {
+            let entries = &state.entries;
+            let mut from = entries.first_readable();
+            loop {
+                let places: Vec<Place> = entries.places(from, bytes_max, usize::MAX).collect();
+                let first = entries.first_of(from).unwrap_or(Sequence::FIRST);
+                from += places.len();
+                let whole = places.is_empty() || from == entries.len();
+                let last = entries.first_of(from).map_or(state.record.last, |next| Sequence::new(next.get() - 1));
+                let (record, archived_bytes) = (state.record.clone(), state.archived_bytes);
+                let extents = self.extents(places.into_iter());
+                pieces.push(Snapshot { record, extents, first, last, whole, archived_bytes });
+                if whole {
+                    break;
+                }
+            }
+        }
+        pieces
+    }
+
     /// Notes that the archive has a run so; where that is the end of it, the run is no longer here.
     pub(in super::super) fn moved(&mut self, record: &RunRecord) {
         let Some(state) = self.runs.get_mut(&record.id) else {

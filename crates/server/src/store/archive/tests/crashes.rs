@@ -176,6 +176,45 @@ fn a_disk_that_is_full_is_told_and_deletions_make_room() {
     model.assert_in(&open(&Disk::with(disk.durable())).unwrap());
 }
 
+/// The same on a real one: `OUTFLOW_SMALL_DISK` names a folder on a disk of some 100 MB that nobody else uses.
+#[test]
+#[ignore = "needs a small disk"]
+fn a_real_disk_that_is_full_is_told_and_deletions_make_room() {
+    let folder =
+        tempfile::tempdir_in(std::env::var("OUTFLOW_SMALL_DISK").expect("a folder on a small disk")).unwrap();
+    let path = folder.path().join("archive");
+    let mut archive = Archive::open(&path).unwrap();
+    let mut model = Model::default();
+    let mut n = 0;
+    for round in 0..20 {
+        let full = loop {
+            n += 1;
+            let moved = [moved(&mut run(n, &[]), vec![super::chunk(n, 1..=200, 1000)])];
+            match archive.put(&moved, Duration::ZERO) {
+                Ok(()) => model.put(&moved, Duration::ZERO),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(full, StoreError::Full(_)), "{full:?}");
+        println!("round {round}: full with {} runs", model.runs.len());
+        if round % 3 == 0 {
+            drop(archive);
+            archive = Archive::open(&path).unwrap();
+        }
+        model.assert_in(&archive);
+        let oldest: Vec<_> = model.runs.keys().copied().take(model.runs.len() / 3).collect();
+        archive.delete(&oldest).unwrap();
+        model.delete(&oldest);
+        for _ in 0..model.runs.len() / 8 {
+            n += 1;
+            let moved = [moved(&mut run(n, &[]), vec![super::chunk(n, 1..=200, 1000)])];
+            archive.put(&moved, Duration::ZERO).unwrap();
+            model.put(&moved, Duration::ZERO);
+        }
+    }
+    model.assert_in(&archive);
+}
+
 #[test]
 fn readers_go_on_while_a_writer_fails() {
     let disk = Disk::default();

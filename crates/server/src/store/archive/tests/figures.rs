@@ -5,10 +5,11 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::Path,
+    sync::atomic::AtomicBool,
     time::{Duration, Instant},
 };
 
-use outflow_engine::{Chunk, Sequence};
+use outflow_engine::{Chunk, Filter, Key, Sequence};
 
 use super::{Place, chunk, ended, moved, run, run_id};
 
@@ -60,6 +61,25 @@ fn bytes_that_a_small_ended_run_takes() {
             archive.bytes() as f64 / 1e5,
             1e5 / took.as_secs_f64(),
         );
+        let micros =
+            |what: &str, started: Instant| println!("  {what}: {:.1} µs", started.elapsed().as_secs_f64() * 1e3);
+        let started = Instant::now();
+        (0..1000).for_each(|n| assert!(archive.find(run_id(n * 97)).unwrap().is_some()));
+        micros("find", started);
+        let started = Instant::now();
+        for n in 0..1000_u64 {
+            let key = format!("{:016x}", (n * 97).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            assert_eq!(archive.bound(&Key(key.into())).unwrap(), Some(run_id(n * 97)));
+        }
+        micros("bound", started);
+        let started = Instant::now();
+        (0..1000).for_each(|n| {
+            assert_eq!(archive.list(&Filter::default(), Some(run_id(n * 97 + 100)), 100).unwrap().len(), 100)
+        });
+        micros("list of 100", started);
+        let started = Instant::now();
+        (0..1000).for_each(|_| assert_eq!(archive.ended_first(None, 100).unwrap().len(), 100));
+        micros("100 that ended first", started);
         let started = Instant::now();
         for batch in 0..50 {
             let runs: Vec<_> = (batch * 1000..(batch + 1) * 1000).map(run_id).collect();
@@ -213,7 +233,7 @@ fn a_big_archive_after_a_kill() {
         started.elapsed().as_secs_f64() * 10.0,
         (written_bytes() - written) / 100.0 / 1024.0,
     );
-    let runs = archive.list(&outflow_engine::Filter::default(), Some(run_id(1_000_000)), 100).unwrap();
+    let runs = archive.list(&Filter::default(), Some(run_id(1_000_000)), 100).unwrap();
     let started = Instant::now();
     archive.delete(&[runs[1].id]).unwrap();
     let took = started.elapsed().as_secs_f64();
@@ -247,7 +267,7 @@ fn an_archive_as_a_whole() {
     };
     println!("counted {:.0} MiB; before: {}", archive.bytes() as f64 / MIB, taken());
     let started = Instant::now();
-    archive.snapshot().unwrap().copy(&place.path.with_file_name("copy")).unwrap();
+    archive.snapshot().unwrap().copy(&place.path.with_file_name("copy"), &AtomicBool::new(false)).unwrap();
     println!("  copied in {:.1} s", started.elapsed().as_secs_f64());
     let started = Instant::now();
     archive.snapshot().unwrap().check(&mut |finding| panic!("{finding}")).unwrap();

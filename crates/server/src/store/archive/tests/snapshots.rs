@@ -1,6 +1,6 @@
 //! The archive as a whole: checked, copied, made smaller.
 
-use std::{fs, os::unix::fs::MetadataExt as _, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt as _, sync::atomic::AtomicBool, time::Duration};
 
 use outflow_engine::{Sequence, StoreError};
 
@@ -91,11 +91,11 @@ fn a_copy_is_as_the_archive_was_when_it_began() {
     archive.put(&[moved(&mut run(100, &[]), vec![chunk(100, 1..=5000, 24)])], Duration::from_secs(100)).unwrap();
     archive.delete(&model.runs.keys().copied().take(4).collect::<Vec<_>>()).unwrap();
     let target = place.path.with_file_name("copy");
-    snapshot.copy(&target).unwrap();
+    snapshot.copy(&target, &AtomicBool::new(false)).unwrap();
     let copy = Archive::open(&target).unwrap();
     model.assert_in(&copy);
     assert_eq!(check(&copy).1, []);
-    let error = snapshot.copy(&target).unwrap_err();
+    let error = snapshot.copy(&target, &AtomicBool::new(false)).unwrap_err();
     assert!(matches!(&error, StoreError::Failed(said) if said.contains("copy")), "{error}");
     model.assert_in(&copy);
 }
