@@ -4,30 +4,33 @@
 //! sockets, what follows the headers.
 
 use std::{
-    fmt,
-    future::{Future as _, poll_fn},
+    future::{Future, poll_fn},
+    io,
     pin::pin,
     sync::Arc,
     task::Poll,
     time::Duration,
 };
 
-use http::uri;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    ConnectError, Fetch, FetchError, Responses,
-    connection::{Connection, Settings},
-    fetch::REQUEST_BYTES_MAX,
+    CallError, ConnectError, Fetch, FetchError, Position, Responses, Run, RunFilter, Runs,
+    address::Address,
+    call::REQUEST_BYTES_MAX,
+    connection::Settings,
+    link::{Connecting, Io, Link, Route},
+    runs,
     timers::Deadline,
 };
 
-/// One connection to a server. Cheap to clone; clones share the connection, and so do the streams opened on it.
+/// A connection to a server, and the next one when that is dead. Cheap to clone; clones share the connection, and so do
+/// all streams and calls.
 ///
-/// The connection is closed at once when the last clone and the last [`Responses`] are dropped. It is not made again
-/// when it is lost: then each stream [breaks](FetchError::Break), and so does each later [`fetch`](Self::fetch).
-#[derive(Clone)]
-pub struct Client(Arc<Connection>);
+/// The connection is closed at once when the last clone and the last [`Responses`] are dropped. When it is lost, what is
+/// open on it [breaks](FetchError::Break), and whoever asks next makes a new one, once for all who wait for it.
+#[derive(Debug, Clone)]
+pub struct Client(Arc<Link>);
 
 impl Client {
     /// Connects with the default settings to `http://host:port`, `host:port`, `:port` (this machine) or `unix:/path`.
@@ -64,9 +67,18 @@ impl Client {
             return Err(FetchError::RequestTooLarge { bytes });
         }
         let mut deadline = fetch.time_allowed().map(Deadline::start);
-        let mut sender = self.0.sender();
-        let mut answer = pin!(sender.send_request(fetch.http(&self.0.authority)));
-        let opening = Responses::opening(Arc::clone(&self.0), fetch);
+        let connection = self.0.connection().await.map_err(|error| {
+            let position = Position {
+                address: Arc::clone(self.0.name()),
+                run_id: None,
+                durability: None,
+                last_sequence: fetch.request().after,
+            };
+            FetchError::no_connection(position, error)
+        })?;
+        let mut sender = connection.sender();
+        let mut answer = pin!(sender.send_request(fetch.http(self.0.authority())));
+        let opening = Responses::opening(Arc::clone(&self.0), Arc::clone(&connection), fetch);
         let answer = poll_fn(|cx| {
             // The answer first: one that is there is worth more than a deadline that has just passed.
             if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
@@ -81,20 +93,45 @@ impl Client {
         opening.open(answer, deadline)
     }
 
+    /// One run, as it is now.
+    ///
+    /// # Errors
+    /// See [`CallError`]: [`Refused`](CallError::Refused) with `NOT_FOUND` where there is no such run, or not any more.
+    pub async fn run(&self, run_id: impl Into<String>) -> Result<Run, CallError> {
+        runs::get(&self.0, run_id.into()).await
+    }
+
+    /// The runs that `filter` lets through, newest first. Nothing is asked before [`Runs::next`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: outflow_client::Client) -> Result<(), outflow_client::CallError> {
+    /// let mut runs = client.runs(outflow_client::RunFilter::all().running());
+    /// while let Some(run) = runs.next().await? {
+    ///     println!("{}: {} responses so far", run.run_id, run.last_sequence);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn runs(&self, filter: RunFilter) -> Runs {
+        Runs::new(Arc::clone(&self.0), filter)
+    }
+
+    /// Stops a run's jobs, for all its readers, and gives the run when its end is recorded. One that has ended is given
+    /// as it is, so that it may be stopped again.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn stop(&self, run_id: impl Into<String>) -> Result<Run, CallError> {
+        runs::stop(&self.0, run_id.into()).await
+    }
+
     /// Where it is connected to, as it appears in errors.
     pub fn address(&self) -> &str {
-        &self.0.address
+        self.0.name()
     }
 
-    /// Whether the connection was lost or closed by the server. Then connect again.
-    pub fn is_closed(&self) -> bool {
-        self.0.is_closed()
-    }
-}
-
-impl fmt::Debug for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("address", &self.0.address).finish_non_exhaustive()
+    /// Whether the connection is not known to be dead. The next request makes a new one where it is.
+    pub fn is_connected(&self) -> bool {
+        self.0.alive().is_some()
     }
 }
 
@@ -176,17 +213,50 @@ impl ClientBuilder {
         self
     }
 
+    /// How long a call with one answer may take: [`Client::run`], [`Client::stop`], a page of [`Client::runs`]. Default
+    /// 10 s; at least 1 ms.
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.0.call_timeout = timeout;
+        self
+    }
+
     /// Connects; see [`Client::connect`].
     ///
     /// # Errors
     /// As [`Client::connect`], and [`ConnectError::Setting`] for a setting that is out of its range.
     pub async fn connect(self, address: &str) -> Result<Client, ConnectError> {
-        let connection = Connection::to(address, &self.0).await?;
-        Ok(Client(Arc::new(connection)))
+        let address = Address::parse(address)
+            .map_err(|reason| ConnectError::Address { address: address.to_owned(), reason })?;
+        let name = address.to_string();
+        self.begin(&name, Route::Address(address)).await
     }
 
-    /// Speaks over a connection that the caller made: a tunnel, a pair in memory, a socket with options of its own.
-    /// `name` stands for it in errors.
+    /// Connects by `connect`, now and whenever the connection is lost: through a tunnel, in memory, with sockets of one's
+    /// own. `name` stands for it in errors.
+    ///
+    /// # Errors
+    /// [`ConnectError::Setting`], [`ConnectError::Handshake`], [`ConnectError::Unreachable`] with what `connect` said.
+    pub async fn connect_by<C, F, T>(self, name: &str, connect: C) -> Result<Client, ConnectError>
+    where
+        C: Fn() -> F + Send + Sync + 'static,
+        F: Future<Output = io::Result<T>> + Send + 'static,
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let made = move || {
+            let connecting = connect();
+            Box::pin(async move { Ok(Box::new(connecting.await?) as Box<dyn Io>) }) as Connecting
+        };
+        self.begin(name, Route::Made(Box::new(made))).await
+    }
+
+    async fn begin(self, name: &str, route: Route) -> Result<Client, ConnectError> {
+        let link = Link::new(name, route, self.0)?;
+        link.open().await?;
+        Ok(Client(Arc::new(link)))
+    }
+
+    /// Speaks over a connection that the caller made, and cannot be made again: when it is dead, so is the client. See
+    /// [`connect_by`](Self::connect_by). `name` stands for it in errors.
     ///
     /// # Errors
     /// [`ConnectError::Setting`], [`ConnectError::Handshake`].
@@ -194,8 +264,8 @@ impl ClientBuilder {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let authority = uri::Authority::from_static("localhost");
-        let connection = Connection::over(io, name.to_owned(), authority, &self.0).await?;
-        Ok(Client(Arc::new(connection)))
+        let link = Link::new(name, Route::Given, self.0)?;
+        link.begin(io).await?;
+        Ok(Client(Arc::new(link)))
     }
 }

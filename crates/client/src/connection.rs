@@ -1,6 +1,7 @@
 //! One HTTP/2 connection: how it is made, and who owns the tasks behind it.
 //!
-//! Owns: the settings, the sockets, hyper's connection and its tasks. Must not know: what is asked or answered.
+//! Owns: the settings, the sockets, hyper's connection and its tasks. Must not know: what is asked or answered, or that
+//! there may be another connection after this one.
 
 use std::{
     io,
@@ -11,7 +12,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::uri;
 use http_body_util::Full;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::{Attempt, ConnectError, address::Address};
+use crate::{Attempt, ConnectError};
 
 /// How many streams' windows the connection's window holds, unless set otherwise. With fewer, a few readers that do
 /// not read starve the others; and the HTTP/2 library ends a connection on which too many small DATA frames wait
@@ -52,6 +52,8 @@ pub(crate) struct Settings {
     /// Interval and timeout.
     pub(crate) keepalive: Option<(Duration, Duration)>,
     pub(crate) connect_timeout: Duration,
+    /// Of a call with one answer.
+    pub(crate) call_timeout: Duration,
 }
 
 impl Default for Settings {
@@ -63,6 +65,7 @@ impl Default for Settings {
             message_bytes_max: 4 << 20,
             keepalive: Some((Duration::from_secs(20), Duration::from_secs(10))),
             connect_timeout: Duration::from_secs(10),
+            call_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -74,7 +77,7 @@ impl Settings {
     }
 
     /// hyper and h2 panic on what is out of range; here it is an error.
-    fn check(&self) -> Result<(), ConnectError> {
+    pub(crate) fn check(&self) -> Result<(), ConnectError> {
         let windows = WINDOW_BYTES_MIN..=WINDOW_BYTES_MAX;
         for (setting, value, allowed) in [
             ("stream_window_bytes", self.stream_window_bytes, &windows),
@@ -89,7 +92,8 @@ impl Settings {
         }
         let keepalive = self.keepalive.into_iter();
         let durations = keepalive.flat_map(|(interval, timeout)| [("keepalive", interval), ("keepalive", timeout)]);
-        for (setting, value) in durations.chain([("connect_timeout", self.connect_timeout)]) {
+        let timeouts = [("connect_timeout", self.connect_timeout), ("call_timeout", self.call_timeout)];
+        for (setting, value) in durations.chain(timeouts) {
             if value < DURATION_MIN {
                 let allowed = format!("{DURATION_MIN:?} or more");
                 return Err(ConnectError::Setting { setting, value: format!("{value:?}"), allowed });
@@ -103,45 +107,17 @@ impl Settings {
 /// every stream that is still open on it.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) address: Arc<str>,
-    pub(crate) authority: uri::Authority,
-    pub(crate) message_bytes_max: usize,
     sender: SendRequest<Full<Bytes>>,
     /// Never read: it owns the tasks.
     _tasks: Arc<Mutex<JoinSet<()>>>,
 }
 
 impl Connection {
-    /// Connects to an address, within `connect_timeout`.
-    pub(crate) async fn to(address: &str, settings: &Settings) -> Result<Self, ConnectError> {
-        settings.check()?;
-        let address = Address::parse(address)
-            .map_err(|reason| ConnectError::Address { address: address.to_owned(), reason })?;
-        let until = Instant::now() + settings.connect_timeout;
-        let (name, authority) = (address.to_string(), address.authority());
-        match address {
-            Address::Tcp { host, port } => {
-                let socket = tcp(&name, &host, port, until).await?;
-                Self::over(socket, name, authority, settings).await
-            }
-            Address::Unix(path) => {
-                let socket = unix(&name, &path, until).await?;
-                Self::over(socket, name, authority, settings).await
-            }
-        }
-    }
-
     /// Begins HTTP/2 on a connection that exists. The preface and the windows are written; nothing is waited for.
-    pub(crate) async fn over<T>(
-        io: T,
-        name: String,
-        authority: uri::Authority,
-        settings: &Settings,
-    ) -> Result<Self, ConnectError>
+    pub(crate) async fn over<T>(io: T, name: &str, settings: &Settings) -> Result<Self, ConnectError>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        settings.check()?;
         let tasks = Arc::new(Mutex::new(JoinSet::new()));
         let spawner = Spawner(Arc::downgrade(&tasks));
         let mut builder = http2::Builder::new(spawner.clone());
@@ -155,17 +131,11 @@ impl Connection {
             builder.keep_alive_interval(interval).keep_alive_timeout(timeout);
         }
         let handshake = builder.handshake(TokioIo::new(io)).await;
-        let (sender, connection) =
-            handshake.map_err(|source| ConnectError::Handshake { address: name.clone(), source: source.into() })?;
+        let (sender, connection) = handshake
+            .map_err(|source| ConnectError::Handshake { address: name.to_owned(), source: source.into() })?;
         // What ends the connection is told by each of its streams; here it would only be told again.
         hyper::rt::Executor::execute(&spawner, async { drop(connection.await) });
-        Ok(Self {
-            address: name.into(),
-            authority,
-            message_bytes_max: settings.message_bytes_max,
-            sender,
-            _tasks: tasks,
-        })
+        Ok(Self { sender, _tasks: tasks })
     }
 
     pub(crate) fn sender(&self) -> SendRequest<Full<Bytes>> {
@@ -198,7 +168,8 @@ where
     }
 }
 
-async fn tcp(name: &str, host: &str, port: u16, until: Instant) -> Result<TcpStream, ConnectError> {
+/// Connects to a host, within `until`.
+pub(crate) async fn tcp(name: &str, host: &str, port: u16, until: Instant) -> Result<TcpStream, ConnectError> {
     let resolve = |source| ConnectError::Resolve { address: name.to_owned(), source };
     let addresses = match timeout_at(until, lookup_host((host, port))).await {
         Ok(addresses) => addresses.map_err(resolve)?.collect::<Vec<_>>(),
@@ -235,7 +206,8 @@ async fn one_after_the_other<S>(
     Err(attempts)
 }
 
-async fn unix(name: &str, path: &Path, until: Instant) -> Result<UnixStream, ConnectError> {
+/// Connects to a Unix socket, within `until`.
+pub(crate) async fn unix(name: &str, path: &Path, until: Instant) -> Result<UnixStream, ConnectError> {
     let socket = attempt(path.display().to_string(), until, UnixStream::connect(path)).await;
     socket.map_err(|attempt| ConnectError::Unreachable { address: name.to_owned(), attempts: vec![attempt] })
 }

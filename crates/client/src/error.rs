@@ -6,8 +6,9 @@ use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
 use crate::{
     Code, Status,
+    call::REQUEST_BYTES_MAX,
     decode::DecodeError,
-    fetch::REQUEST_BYTES_MAX,
+    frames::FrameError,
     head::{Durability, resumable},
 };
 
@@ -48,6 +49,12 @@ pub enum ConnectError {
         address: String,
         /// What was tried, in this order; never empty.
         attempts: Vec<Attempt>,
+    },
+    /// The connection that the caller gave is dead, and only the caller can make another.
+    #[error("the connection to {address} is dead, and was given by the caller: give another")]
+    Given {
+        /// Where to.
+        address: String,
     },
     /// HTTP/2 could not be begun on the connection.
     #[error("{address} took the connection, but HTTP/2 could not be begun on it")]
@@ -136,6 +143,11 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// Before anything was sent.
+    pub(crate) fn no_connection(position: Position, source: Arc<ConnectError>) -> Self {
+        Self::Break { position: Box::new(position), cause: BreakCause::NoConnection, source: Some(Box::new(source)) }
+    }
+
     /// gRPC's code for it: the received one, or what stands for an HTTP status or for the caller's deadline. `None`
     /// for a break, because then the server said nothing, and for the rest.
     pub fn code(&self) -> Option<Code> {
@@ -154,6 +166,62 @@ impl FetchError {
     pub fn status(&self) -> Option<&Status> {
         match self {
             Self::Refused { status, .. } | Self::Status { status, .. } => Some(status),
+            _ => None,
+        }
+    }
+}
+
+/// Why there is no answer about runs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The server's answer is a status that is not `OK`: `NOT_FOUND` where there is no such run. Trying again makes sense
+    /// where the code is `UNAVAILABLE`, or the status has a retry delay.
+    #[error("{address} refused: {status}")]
+    Refused {
+        /// Which server.
+        address: Arc<str>,
+        /// Its answer.
+        status: Status,
+    },
+    /// There is no connection, and none could be made.
+    #[error(transparent)]
+    NoConnection {
+        /// Why.
+        source: Arc<ConnectError>,
+    },
+    /// The connection was lost before the answer was whole. Asking again does no harm.
+    #[error("the connection to {address} was lost before its answer was whole")]
+    Lost {
+        /// Which server.
+        address: Arc<str>,
+        /// What the connection said of it, where it said something.
+        source: Option<Box<dyn Error + Send + Sync>>,
+    },
+    /// What was received is not what the contract says: another server, or one without this service.
+    #[error("the answer of {address} is not as the contract says: {violation}")]
+    Protocol {
+        /// Which server.
+        address: Arc<str>,
+        /// What is wrong.
+        violation: Box<Violation>,
+    },
+    /// No answer came in [time](crate::ClientBuilder::call_timeout).
+    #[error("{address} did not answer within {allowed:?}")]
+    WaitedTooLong {
+        /// Which server.
+        address: Arc<str>,
+        /// How long it had.
+        allowed: Duration,
+    },
+}
+
+impl CallError {
+    /// gRPC's code for it, where the server gave one or it was waited too long.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Refused { status, .. } => Some(status.code()),
+            Self::WaitedTooLong { .. } => Some(Code::DEADLINE_EXCEEDED),
             _ => None,
         }
     }
@@ -209,6 +277,9 @@ fn advice(position: &Position) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BreakCause {
+    /// There was no connection, and none could be made.
+    #[error("there is no connection")]
+    NoConnection,
     /// The connection was lost, or the stream was reset.
     #[error("the connection was lost or the stream was reset")]
     Lost,
@@ -270,6 +341,15 @@ pub enum Violation {
         /// The client's limit.
         limit: usize,
     },
+    /// An answer that is one message has none, or more.
+    #[error("it is not one message")]
+    NotOneMessage,
+    /// An answer about a run has none.
+    #[error("it tells of no run")]
+    NoRun,
+    /// A page of runs says that itself comes next.
+    #[error("a page of runs is followed by itself")]
+    SamePage,
     /// The stream ended `OK` inside a message.
     #[error("it ended inside a message")]
     Truncated,
@@ -308,4 +388,14 @@ pub enum Violation {
         /// The run.
         run_id: String,
     },
+}
+
+impl From<FrameError> for Violation {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Compressed => Self::Compressed,
+            FrameError::Flag(flag) => Self::Flag { flag },
+            FrameError::TooLarge { bytes, limit } => Self::MessageTooLarge { bytes, limit },
+        }
+    }
 }

@@ -5,19 +5,15 @@
 
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
-use http::{HeaderValue, Method, Request, Version, header, uri};
+use bytes::Bytes;
+use http::{Request, uri};
 use http_body_util::Full;
 use outflow_proto::protobuf;
 use prost::Message as _;
 
-const PATH: &str = "/protobuf.StreamService/FetchResponse";
-pub(crate) const CONTENT_TYPE: &str = "application/grpc";
-const USER_AGENT: &str = concat!("outflow-client/", env!("CARGO_PKG_VERSION"));
+use crate::call::{self, REQUEST_BYTES_MAX};
 
-/// The largest request that is sent: what gRPC servers take unless told otherwise. A greater one is refused here, with
-/// a clear text, instead of being refused there after it was sent.
-pub(crate) const REQUEST_BYTES_MAX: usize = 4 << 20;
+const PATH: &str = "/protobuf.StreamService/FetchResponse";
 
 /// The longest `google.protobuf.Duration`, about 10,000 years; longer ones are sent as this.
 const DURATION_SECONDS_MAX: u64 = 315_576_000_000;
@@ -163,26 +159,8 @@ impl Fetch {
 
     /// The HTTP request, of at most [`REQUEST_BYTES_MAX`].
     pub(crate) fn http(&self, authority: &uri::Authority) -> Request<Full<Bytes>> {
-        let length = self.message_bytes();
-        assert!(length <= REQUEST_BYTES_MAX);
-        let mut frame = BytesMut::with_capacity(5 + length);
-        frame.put_u8(0);
-        frame.put_u32(length as u32);
-        self.request.encode(&mut frame).expect("the buffer grows");
-
-        let uri = uri::Builder::new().scheme("http").authority(authority.clone()).path_and_query(PATH);
-        let mut http = Request::new(Full::new(frame.freeze()));
-        *http.method_mut() = Method::POST;
-        *http.version_mut() = Version::HTTP_2;
-        *http.uri_mut() = uri.build().expect("an authority and a path are a URI");
-        let headers = http.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-        if let Some(deadline) = self.deadline {
-            headers.insert("grpc-timeout", grpc_timeout(deadline));
-        }
-        http
+        assert!(self.message_bytes() <= REQUEST_BYTES_MAX);
+        call::request(authority, PATH, &self.request, self.deadline)
     }
 }
 
@@ -191,47 +169,9 @@ fn to_proto(duration: Duration) -> prost_types::Duration {
     sendable.try_into().expect("10,000 years are no overflow")
 }
 
-/// gRPC over HTTP/2, "Timeout": at most eight digits and a unit, so the finest unit that fits, rounded up: the server
-/// must not be in a greater hurry than the caller.
-fn grpc_timeout(deadline: Duration) -> HeaderValue {
-    const DIGITS_MAX: u128 = 99_999_999;
-    const UNITS: [(u128, char); 6] = [
-        (1, 'n'),
-        (1_000, 'u'),
-        (1_000_000, 'm'),
-        (1_000_000_000, 'S'),
-        (60_000_000_000, 'M'),
-        (3_600_000_000_000, 'H'),
-    ];
-    // The grammar wants a positive number; the shortest wait there is is one nanosecond.
-    let nanos = deadline.as_nanos().max(1);
-    let (count, unit) = UNITS
-        .into_iter()
-        .map(|(unit, letter)| (nanos.div_ceil(unit), letter))
-        .find(|(count, _)| *count <= DIGITS_MAX)
-        .unwrap_or((DIGITS_MAX, 'H'));
-    HeaderValue::try_from(format!("{count}{unit}")).expect("digits and a letter are a header value")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_timeout_has_the_finest_unit_that_fits_rounded_up() {
-        for (deadline, header) in [
-            (Duration::ZERO, "1n"),
-            (Duration::from_nanos(99_999_999), "99999999n"),
-            (Duration::from_millis(100), "100000u"),
-            (Duration::from_nanos(100_000_001), "100001u"),
-            (Duration::from_mins(1), "60000000u"),
-            (Duration::from_hours(1), "3600000m"),
-            (Duration::from_secs(200_000_000), "3333334M"),
-            (Duration::MAX, "99999999H"),
-        ] {
-            assert_eq!(grpc_timeout(deadline), header, "{deadline:?}");
-        }
-    }
 
     #[test]
     fn a_duration_longer_than_protobuf_knows_is_sent_as_its_longest() {
@@ -263,7 +203,7 @@ mod tests {
             ("content-type", "application/grpc"),
             ("te", "trailers"),
             ("grpc-timeout", "1000000u"),
-            ("user-agent", USER_AGENT),
+            ("user-agent", call::USER_AGENT),
         ] {
             assert_eq!(http.headers()[name], value);
         }

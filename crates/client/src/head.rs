@@ -4,7 +4,7 @@
 
 use http::{HeaderMap, StatusCode, header};
 
-use crate::{Violation, fetch::CONTENT_TYPE, status::GRPC_STATUS};
+use crate::{Violation, call::CONTENT_TYPE, status::GRPC_STATUS};
 
 const RUN_ID: &str = "outflow-run-id";
 const DURABILITY: &str = "outflow-durability";
@@ -37,17 +37,7 @@ pub(crate) struct Head {
 
 impl Head {
     pub(crate) fn read(status: StatusCode, headers: &HeaderMap) -> Result<Self, Violation> {
-        let content_type = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
-        let grpc = is_grpc(content_type);
-        // A gRPC status is the answer also where a proxy changed the HTTP status (gRPC's
-        // http-grpc-status-mapping.md: the mapping is for when no status was received).
-        if status != StatusCode::OK && !(grpc && headers.contains_key(GRPC_STATUS)) {
-            return Err(Violation::HttpStatus { status });
-        }
-        if !grpc {
-            let received = String::from_utf8_lossy(content_type).into_owned();
-            return Err(Violation::ContentType { received });
-        }
+        check_grpc(status, headers)?;
         let run_id = headers.get(RUN_ID).map(|value| match value.to_str() {
             Ok(run_id) if !run_id.is_empty() => Ok(run_id.to_owned()),
             _ => Err(Violation::Trailer {
@@ -63,6 +53,22 @@ impl Head {
         });
         Ok(Self { run_id: run_id.transpose()?, durability })
     }
+}
+
+/// Whether an answer's headers are gRPC's.
+pub(crate) fn check_grpc(status: StatusCode, headers: &HeaderMap) -> Result<(), Violation> {
+    let content_type = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    let grpc = is_grpc(content_type);
+    // A gRPC status is the answer also where a proxy changed the HTTP status (gRPC's
+    // http-grpc-status-mapping.md: the mapping is for when no status was received).
+    if status != StatusCode::OK && !(grpc && headers.contains_key(GRPC_STATUS)) {
+        return Err(Violation::HttpStatus { status });
+    }
+    if !grpc {
+        let received = String::from_utf8_lossy(content_type).into_owned();
+        return Err(Violation::ContentType { received });
+    }
+    Ok(())
 }
 
 /// `application/grpc`, also with `+proto` or parameters; `application/grpc-web` and other codecs are something else.

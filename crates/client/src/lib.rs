@@ -38,11 +38,15 @@
 //! and because a connection whose window a few unread streams can fill stands still; see [`ClientBuilder`]. Where many
 //! responses come at once, [`Responses::next_batch`] spares an `await` for each.
 //!
+//! # Runs
+//! [`Client::run`], [`Client::runs`] and [`Client::stop`] tell what runs there are, and stop one.
+//!
 //! # What it does not do yet
-//! TLS; connecting again and resuming by itself. [`Position`] has what resuming needs:
+//! TLS; resuming by itself. [`Position`] has what resuming needs:
 //! `Fetch::run(run_id).after(last_sequence)`.
 
 mod address;
+mod call;
 mod client;
 mod connection;
 mod decode;
@@ -50,19 +54,22 @@ mod error;
 mod fetch;
 mod frames;
 mod head;
+mod link;
 mod numbering;
 mod outcome;
 mod response;
 mod responses;
+mod runs;
 mod status;
 mod timers;
 
 pub use client::{Client, ClientBuilder};
 pub use decode::DecodeError;
-pub use error::{Attempt, BreakCause, ConnectError, FetchError, Position, Violation};
+pub use error::{Attempt, BreakCause, CallError, ConnectError, FetchError, Position, Violation};
 pub use fetch::Fetch;
 pub use head::Durability;
 pub use outcome::{End, Outcome};
 pub use response::{JobError, Payload, Response, Text};
 pub use responses::Responses;
+pub use runs::{Run, RunEnd, RunFilter, Runs};
 pub use status::{Code, Status};

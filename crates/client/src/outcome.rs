@@ -2,6 +2,8 @@
 //!
 //! Owns: the run's end and reading it from trailers. Must not know: how the trailers came, what the status means.
 
+use std::fmt;
+
 use http::HeaderMap;
 
 use crate::Violation;
@@ -47,6 +49,20 @@ pub enum End {
     Interrupted,
     /// An end that this version does not know; the status says what it means.
     Other,
+}
+
+/// Displayed as the trailers have it: `complete`.
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Complete => "complete",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+            Self::Deadline => "deadline",
+            Self::Interrupted => "interrupted",
+            Self::Other => "other",
+        })
+    }
 }
 
 /// What the trailers say beside the status.

@@ -22,8 +22,9 @@ use crate::{
     BreakCause, Code, Durability, End, Fetch, FetchError, Outcome, Position, Response, Status, Violation,
     connection::Connection,
     decode::decode,
-    frames::{FrameError, Frames},
+    frames::Frames,
     head::Head,
+    link::Link,
     numbering::{Admitted, By, Numbering},
     outcome::Told,
     status::GRPC_STATUS,
@@ -56,7 +57,9 @@ pub struct Responses {
     silence: Option<Silence>,
     unsupported: Vec<&'static str>,
     asked: Fetch,
-    connection: Arc<Connection>,
+    link: Arc<Link>,
+    /// What the body comes on; it stands behind the body.
+    _connection: Arc<Connection>,
 }
 
 impl Responses {
@@ -90,7 +93,7 @@ impl Responses {
     /// How far the stream came, for resuming and for messages.
     pub fn position(&self) -> Position {
         Position {
-            address: Arc::clone(&self.connection.address),
+            address: Arc::clone(self.link.name()),
             run_id: self.head.run_id.clone(),
             durability: self.head.durability,
             last_sequence: self.numbering.last(),
@@ -150,10 +153,10 @@ impl Responses {
     }
 
     /// A stream whose headers have not come.
-    pub(crate) fn opening(connection: Arc<Connection>, asked: Fetch) -> Self {
+    pub(crate) fn opening(link: Arc<Link>, connection: Arc<Connection>, asked: Fetch) -> Self {
         Self {
             body: None,
-            frames: Frames::new(connection.message_bytes_max),
+            frames: Frames::new(link.settings().message_bytes_max),
             numbering: Numbering::new(By::Server, asked.request()),
             head: Head { run_id: None, durability: None },
             head_status: None,
@@ -163,7 +166,8 @@ impl Responses {
             silence: None,
             unsupported: Vec::new(),
             asked,
-            connection,
+            link,
+            _connection: connection,
         }
     }
 
@@ -222,7 +226,7 @@ impl Responses {
     /// The next response of what was received. Heartbeats are swallowed.
     #[inline]
     fn received(&mut self) -> Result<Option<Response>, Violation> {
-        while let Some(message) = self.frames.next().map_err(frame_violation)? {
+        while let Some(message) = self.frames.next()? {
             let mut response = decode(message).map_err(Violation::Message)?;
             if self.numbering.admit(&mut response)? == Admitted::Response {
                 if self.is_plain() && self.numbering.is_full() {
@@ -311,7 +315,7 @@ impl Responses {
             return Ok(());
         }
         if self.is_plain() && self.numbering.given() == 0 {
-            return Err(FetchError::Refused { address: Arc::clone(&self.connection.address), status });
+            return Err(FetchError::Refused { address: Arc::clone(self.link.name()), status });
         }
         if !self.is_plain() {
             // Trailers that contradict what came explain nothing; the status is told all the same.
@@ -350,7 +354,7 @@ impl Responses {
     /// Over: a body that has not ended is reset, and what was received after the end is forgotten.
     fn close(&mut self) {
         self.body = None;
-        self.frames = Frames::new(self.connection.message_bytes_max);
+        self.frames = Frames::new(self.link.settings().message_bytes_max);
         self.deadline = None;
         self.silence = None;
     }
@@ -373,14 +377,6 @@ impl Responses {
 
     pub(crate) fn waited_too_long(&self, deadline: Duration) -> FetchError {
         FetchError::WaitedTooLong { position: self.boxed_position(), deadline }
-    }
-}
-
-fn frame_violation(error: FrameError) -> Violation {
-    match error {
-        FrameError::Compressed => Violation::Compressed,
-        FrameError::Flag(flag) => Violation::Flag { flag },
-        FrameError::TooLarge { bytes, limit } => Violation::MessageTooLarge { bytes, limit },
     }
 }
 

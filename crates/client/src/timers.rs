@@ -12,7 +12,7 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep};
 
 /// How long after the deadline the server's own `DEADLINE_EXCEEDED` may still arrive: a round trip and a busy server.
-const GRACE: Duration = Duration::from_millis(500);
+pub(crate) const GRACE: Duration = Duration::from_millis(500);
 
 /// How many heartbeats may be missed: one may be late and one be lost on the way, three are no accident.
 const HEARTBEATS_MISSED: u32 = 3;
