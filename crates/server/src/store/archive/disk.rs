@@ -29,9 +29,23 @@ impl Disk {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let open = |path: &Path| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let disk = Self { file: open(path)?, reserve: open(&reserve(path))? };
+        disk.fill_holes()?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder)?.sync_all()?;
         Ok(disk)
+    }
+
+    /// Gives the file what it does not have of the disk: one that was copied may have got holes. A full disk is met when
+    /// they are written to.
+    fn fill_holes(&self) -> io::Result<()> {
+        let found = self.file.metadata()?;
+        if found.blocks() * 512 < found.len() {
+            match fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, found.len()) {
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOSPC | Errno::DQUOT) => {}
+                result => result?,
+            }
+        }
+        Ok(())
     }
 
     /// Removes the files that [`Disk::open`] makes.
@@ -69,22 +83,32 @@ impl StorageBackend for Disk {
 }
 
 impl Backing for Disk {
-    fn keep(&self, bytes: u64) -> io::Result<()> {
-        if bytes == 0 {
-            return self.reserve.set_len(0);
-        }
-        match fallocate(&self.reserve, FallocateFlags::empty(), 0, bytes) {
+    fn extend(&self, bytes: u64) -> io::Result<()> {
+        let length = self.file.metadata()?.len();
+        // The length last: where there is not so much room, some file systems give what there is.
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, length, bytes.saturating_sub(length).max(1)) {
             // There are file systems that give room only when it is written to.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.file.set_len(bytes),
+            Err(error) => {
+                self.file.set_len(length)?;
+                Err(error.into())
+            }
+        }
+    }
+
+    fn keep(&self, bytes: u64) -> io::Result<()> {
+        match fallocate(&self.reserve, FallocateFlags::empty(), 0, bytes.max(1)) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             result => Ok(result?),
         }
     }
 
-    fn kept(&self) -> io::Result<u64> {
-        Ok(self.reserve.metadata()?.len())
+    fn give_back(&self, bytes: u64) -> io::Result<()> {
+        let kept = self.kept()?;
+        self.reserve.set_len(bytes.min(kept))
     }
 
-    fn taken(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.blocks() * 512)
+    fn kept(&self) -> io::Result<u64> {
+        Ok(self.reserve.metadata()?.len())
     }
 }

@@ -14,7 +14,7 @@ use redb::{
     TransactionError, WriteTransaction,
 };
 
-use super::room::{Backing, Room, is_full};
+use super::room::{Backing, Growth, Room, is_full};
 
 /// Bytes of pages that redb holds: half of them may be what one transaction writes, without being written and read
 /// again for its checksums.
@@ -76,25 +76,25 @@ impl Handle {
     /// Does what makes room, where need be with the room that is kept for it.
     pub(super) fn make_room<T>(&self, mut make: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
         match make() {
+            // Not for want of pages, or all that is kept would not have been enough for it in pieces.
             Err(StoreError::Full(_)) if self.room.release() => make(),
             made => made,
         }
     }
 
-    /// Puts something in, where so many bytes are used: where the disk is full, into the room within the file.
+    /// Puts something in, where so many bytes are used, unless nothing could be deleted any more afterwards.
     pub(super) fn use_room<T>(
         &self,
         used: u64,
-        mut put: impl FnMut() -> Result<T, StoreError>,
+        put: impl FnOnce() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        match put() {
-            Err(StoreError::Full(_)) if self.room.release_half(used) => {
-                let put = put();
-                self.room.refill();
-                put
+        if !self.room.has_room_for_deletions(used) {
+            self.room.refill();
+            if !self.room.has_room_for_deletions(used) {
+                return Err(self.full("what is left is kept for deletions"));
             }
-            put => put,
         }
+        put()
     }
 
     /// The place, for messages.
@@ -111,8 +111,12 @@ impl Handle {
     ///
     /// After an error nobody can say which of the two is true of the disk, and either may be seen from then on; what is
     /// then written next is durable together with all that is seen.
-    pub(super) fn write<T>(&self, write: impl Fn(&WriteTransaction) -> Result<T, Fault>) -> Result<T, StoreError> {
-        self.with(|database| {
+    pub(super) fn write<T>(
+        &self,
+        growth: Growth,
+        write: impl Fn(&WriteTransaction) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        let write = |database: &Database| {
             let mut transaction = database.begin_write()?;
             // Opens in milliseconds after a kill, whatever the size.
             transaction.set_quick_repair(true);
@@ -120,12 +124,25 @@ impl Handle {
             transaction.commit()?;
             self.room.refill();
             Ok(given)
-        })
+        };
+        loop {
+            match self.with(write) {
+                Err(StoreError::Full(_)) if self.grow(growth) => {}
+                written => return written,
+            }
+        }
     }
 
-    /// A moment of it, to be read through [`Handle::guard`].
+    /// A moment of it, to be read through [`Handle::guard`] until [`Handle::end_read`].
     pub(super) fn begin_read(&self) -> Result<ReadTransaction, StoreError> {
-        self.with(|database| Ok(database.begin_read()?))
+        // Before it is read from: it is not to be closed any more from here on.
+        self.room.hold();
+        self.with(|database| Ok(database.begin_read()?)).inspect_err(|_| self.room.let_go())
+    }
+
+    /// The end of a moment.
+    pub(super) fn end_read(&self) {
+        self.room.let_go();
     }
 
     /// Reads a moment. It is not tried again: where the database was closed since, the moment is gone.
@@ -142,6 +159,8 @@ impl Handle {
     pub(super) fn check(name: String, backing: Arc<dyn Backing>) -> Result<(), StoreError> {
         let room = Room::new(backing).map_err(|error| StoreError::Failed(format!("cannot open {name}: {error}")))?;
         let handle = Self { name, room, database: RwLock::new(Opened { database: None, times: 0 }) };
+        // It makes its books anew, and nobody would open it again where it grows for that.
+        handle.room.hold();
         handle.try_open(Check::ReadAll).map(close)
     }
 
@@ -155,7 +174,10 @@ impl Handle {
             while database.compact()? {}
             Ok::<_, redb::CompactionError>(())
         };
-        match catch_unwind(AssertUnwindSafe(rounds)) {
+        self.room.hold();
+        let compacted = catch_unwind(AssertUnwindSafe(rounds));
+        self.room.let_go();
+        match compacted {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(self.store_error(&error.into())),
             Err(panic) => Err(self.panicked(&*panic)),
@@ -165,7 +187,13 @@ impl Handle {
     fn with<T>(&self, act: impl Fn(&Database) -> Result<T, Fault>) -> Result<T, StoreError> {
         // Where another one's error is met, that one was told, and this one begins anew.
         for _ in 0..2 {
-            let opened = self.opened()?;
+            let mut opened = self.opened()?;
+            if self.room.is_spoilt() {
+                let times = opened.times;
+                drop(opened);
+                self.reopen(times);
+                opened = self.opened()?;
+            }
             let times = opened.times;
             let database = opened.database.as_ref().expect("it is open");
             let result = catch_unwind(AssertUnwindSafe(|| act(database)));
@@ -225,7 +253,30 @@ impl Handle {
         }
     }
 
+    /// Makes the file longer, where that is what redb wanted; says whether it is.
+    fn grow(&self, growth: Growth) -> bool {
+        let mut opened = self.database.write();
+        let grows = self.room.grow(growth);
+        // Somebody may have opened it meanwhile, with the length that it had.
+        if grows
+            && !self.room.is_held()
+            && let Some(database) = opened.database.take()
+        {
+            close(database);
+        }
+        grows
+    }
+
     fn open_database(&self) -> Result<Database, StoreError> {
+        loop {
+            match self.open_as_long_as_it_is() {
+                Err(StoreError::Full(_)) if self.room.grow(Growth::OfReserve) => {}
+                opened => return opened,
+            }
+        }
+    }
+
+    fn open_as_long_as_it_is(&self) -> Result<Database, StoreError> {
         match self.try_open(Check::Trust) {
             // Perhaps only redb's books about free pages are damaged, which it makes anew from the rest.
             Err(StoreError::Damaged(said)) => {
@@ -241,6 +292,7 @@ impl Handle {
     }
 
     fn try_open(&self, check: Check) -> Result<Database, StoreError> {
+        self.room.begin();
         let open = || {
             let mut builder = Database::builder();
             builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(check == Check::ReadAll);
@@ -262,12 +314,14 @@ impl Handle {
         StoreError::Damaged(format!("{} is damaged: {}", self.name, panic_message(panic)))
     }
 
+    fn full(&self, why: &str) -> StoreError {
+        StoreError::Full(format!("{} cannot grow ({why}); give its disk room, or delete runs", self.name))
+    }
+
     fn store_error(&self, error: &redb::Error) -> StoreError {
         let name = &self.name;
         match error {
-            redb::Error::Io(error) if is_full(error) => {
-                StoreError::Full(format!("{name} cannot grow ({error}); give its disk room, or delete runs"))
-            }
+            redb::Error::Io(error) if is_full(error) => self.full(&error.to_string()),
             redb::Error::Corrupted(what) => StoreError::Damaged(format!("{name} is damaged: {what}")),
             error => StoreError::Failed(format!("{name} failed: {error}")),
         }

@@ -28,7 +28,7 @@ use self::{
     blocks::PieceKey,
     disk::Disk,
     handle::{Fault, Handle},
-    room::Backing,
+    room::{Backing, Growth},
     row::{CHECKSUM_BYTES, Row, StateRow, nanos},
 };
 
@@ -98,7 +98,7 @@ impl Archive {
         // Also where nothing is to be made: a process that was killed may have left a commit that can be read and is not
         // durable yet, and this makes it so before anybody relies on it.
         let state = handle.make_room(|| {
-            handle.write(|transaction| {
+            handle.write(Growth::OfReserve, |transaction| {
                 // All tables are made at once, so that no reader meets one that is not there.
                 let mut tables = Tables::open(transaction)?;
                 let state = match tables.state()? {
@@ -125,8 +125,12 @@ impl Archive {
     }
 
     /// Writes what `write` does to the tables and to the state in one durable transaction.
-    fn write<T>(&self, write: impl Fn(&mut Tables<'_>, &mut StateRow) -> Result<T, Fault>) -> Result<T, StoreError> {
-        let (given, state) = self.handle.write(|transaction| {
+    fn write<T>(
+        &self,
+        growth: Growth,
+        write: impl Fn(&mut Tables<'_>, &mut StateRow) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        let (given, state) = self.handle.write(growth, |transaction| {
             let mut tables = Tables::open(transaction)?;
             let mut state =
                 StateRow { version: VERSION, in_service_nanos: nanos(self.in_service()), bytes: self.bytes() };

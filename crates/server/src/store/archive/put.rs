@@ -12,6 +12,7 @@ use super::{
     blocks::{Assembly, End, Frames, Piece, PieceKey, TAIL_BYTES_MAX, is_worth_merging, piece_key, piece_place},
     ended_key,
     handle::Fault,
+    room::Growth,
     row::{self, CHECKSUM_BYTES, Row, StateRow, nanos},
 };
 
@@ -27,7 +28,7 @@ impl Archive {
     /// Nothing is there that was not there before, or all of it; the same may be put again.
     pub(in super::super) fn put(&self, moved: &[Moved], in_service: Duration) -> Result<(), StoreError> {
         let put = || {
-            self.write(|tables, state| {
+            self.write(Growth::OfDisk, |tables, state| {
                 state.in_service_nanos = state.in_service_nanos.max(nanos(in_service));
                 let mut buffer = Vec::new();
                 for moved in moved {
@@ -47,7 +48,9 @@ impl Archive {
     pub(in super::super) fn delete(&self, runs: &[RunId]) -> Result<(), StoreError> {
         let mut rest = runs;
         while !rest.is_empty() {
-            let deleted = self.handle.make_room(|| self.write(|tables, state| tables.delete_some(rest, state)))?;
+            let deleted = self
+                .handle
+                .make_room(|| self.write(Growth::OfReserve, |tables, state| tables.delete_some(rest, state)))?;
             rest = &rest[deleted..];
         }
         Ok(())

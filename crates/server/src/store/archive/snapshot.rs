@@ -20,6 +20,7 @@ use super::{
     disk::Disk,
     ended_key,
     handle::{Fault, Handle},
+    room::Growth,
     row::{self, Row},
 };
 
@@ -88,6 +89,12 @@ impl Archive {
     /// Gives the room back to the disk that the archive does not need. Nobody else is using it.
     pub(in super::super) fn compact(&self) -> Result<(), StoreError> {
         self.handle.compact()
+    }
+}
+
+impl Drop for Snapshot<'_> {
+    fn drop(&mut self) {
+        self.handle.end_read();
     }
 }
 
@@ -201,7 +208,7 @@ impl Snapshot<'_> {
             if is_ending.load(Ordering::Acquire) {
                 return Err(StoreError::Failed("the server is shutting down; try again".to_owned()));
             }
-            copied = target.write(|transaction| {
+            copied = target.write(Growth::OfDisk, |transaction| {
                 let mut target = transaction.open_table(table)?;
                 self.handle.guard(|| copy_some(&source, &mut target, copied.as_deref())).map_err(Fault::Store)
             })?;

@@ -10,6 +10,7 @@ use super::{
     disk::{Disk, Failure, crash, seed},
     model::{Fate, Model, moves},
     moved, run, run_id,
+    small_disk::SmallDisk,
 };
 
 /// How many seeds are tried: `OUTFLOW_ROUNDS`, or a few.
@@ -176,17 +177,24 @@ fn a_disk_that_is_full_is_told_and_deletions_make_room() {
     model.assert_in(&open(&Disk::with(disk.durable())).unwrap());
 }
 
-/// The same on a real one: `OUTFLOW_SMALL_DISK` names a folder on a disk of some 100 MB that nobody else uses.
 #[test]
-#[ignore = "needs a small disk"]
-fn a_real_disk_that_is_full_is_told_and_deletions_make_room() {
-    let folder =
-        tempfile::tempdir_in(std::env::var("OUTFLOW_SMALL_DISK").expect("a folder on a small disk")).unwrap();
-    let path = folder.path().join("archive");
+#[ignore = "needs root, to mount a small disk"]
+fn a_full_tmpfs_is_told_and_deletions_make_room() {
+    fill_a_real_disk(&SmallDisk::tmpfs());
+}
+
+#[test]
+#[ignore = "needs root, to mount a small disk"]
+fn a_full_ext4_is_told_and_deletions_make_room() {
+    fill_a_real_disk(&SmallDisk::ext4());
+}
+
+fn fill_a_real_disk(disk: &SmallDisk) {
+    let path = disk.path().join("archive");
     let mut archive = Archive::open(&path).unwrap();
     let mut model = Model::default();
     let mut n = 0;
-    for round in 0..20 {
+    for round in 0..10 {
         let full = loop {
             n += 1;
             let moved = [moved(&mut run(n, &[]), vec![super::chunk(n, 1..=200, 1000)])];

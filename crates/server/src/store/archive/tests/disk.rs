@@ -61,6 +61,7 @@ impl Disk {
     /// A disk with this on it.
     pub(super) fn with(image: Vec<u8>) -> Self {
         let disk = Self::default();
+        disk.0.lock().extents = (0..(image.len() as u64).div_ceil(EXTENT_BYTES)).collect();
         disk.0.lock().durable.clone_from(&image);
         disk.0.lock().seen = image;
         disk
@@ -230,9 +231,20 @@ impl StorageBackend for Disk {
 }
 
 impl Backing for Disk {
+    fn extend(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.0.lock();
+        let before = state.extents.clone();
+        let length = state.seen.len() as u64;
+        state.extend(length..bytes)?;
+        drop(state);
+        // As `fallocate` and `ftruncate`: where the second fails, the first is undone.
+        self.set_len(bytes).inspect_err(|_| self.0.lock().extents = before)
+    }
+
     fn keep(&self, bytes: u64) -> io::Result<()> {
         let mut state = self.0.lock();
-        let wanted = (bytes / EXTENT_BYTES) as usize;
+        // As `fallocate`: it gives, and never takes.
+        let wanted = ((bytes / EXTENT_BYTES) as usize).max(state.kept);
         if state.extents_max.is_some_and(|max| state.extents.len() + wanted > max) {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -240,12 +252,14 @@ impl Backing for Disk {
         Ok(())
     }
 
-    fn kept(&self) -> io::Result<u64> {
-        Ok(self.0.lock().kept as u64 * EXTENT_BYTES)
+    fn give_back(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.0.lock();
+        state.kept = state.kept.min((bytes / EXTENT_BYTES) as usize);
+        Ok(())
     }
 
-    fn taken(&self) -> io::Result<u64> {
-        Ok(self.0.lock().extents.len() as u64 * EXTENT_BYTES)
+    fn kept(&self) -> io::Result<u64> {
+        Ok(self.0.lock().kept as u64 * EXTENT_BYTES)
     }
 }
 

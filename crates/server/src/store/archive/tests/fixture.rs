@@ -100,7 +100,7 @@ fn an_archive_of_a_newer_format_is_refused() {
     let place = Place::new();
     let archive = place.open();
     archive
-        .write(|_, state| {
+        .write(super::super::room::Growth::OfDisk, |_, state| {
             state.version = 2;
             Ok(())
         })

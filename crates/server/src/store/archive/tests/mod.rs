@@ -8,6 +8,8 @@ mod figures;
 mod fixture;
 mod kill;
 mod model;
+#[path = "../../../../tests/support/small_disk.rs"]
+mod small_disk;
 mod snapshots;
 
 use std::{ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};

@@ -46,6 +46,44 @@ fn nothing_is_found_where_all_is_well() {
 }
 
 #[test]
+fn a_moment_lasts_while_the_archive_grows() {
+    let place = Place::new();
+    let archive = place.open();
+    let model = fill(&archive);
+    let snapshot = archive.snapshot().unwrap();
+    let length = fs::metadata(&place.path).unwrap().len();
+    for n in 100..110 {
+        archive.put(&[moved(&mut run(n, &[]), vec![chunk(n, 1..=500, 3000)])], Duration::ZERO).unwrap();
+    }
+    assert!(fs::metadata(&place.path).unwrap().len() > length, "it has grown");
+    let checked = snapshot.check(&mut |finding| panic!("{finding}")).unwrap();
+    assert_eq!(checked.runs, model.runs.len() as u64);
+}
+
+#[test]
+fn the_file_has_no_holes_however_it_grew() {
+    let place = Place::new();
+    let archive = place.open();
+    let has_no_holes = || {
+        let found = fs::metadata(&place.path).unwrap();
+        found.blocks() * 512 >= found.len()
+    };
+    for n in 0..40 {
+        archive.put(&[moved(&mut run(n, &[]), vec![chunk(n, 1..=500, 1000)])], Duration::ZERO).unwrap();
+        assert!(has_no_holes());
+    }
+    let length = fs::metadata(&place.path).unwrap().len();
+    assert!(length < archive.bytes() * 5 / 4 + (8 << 20), "{length} bytes for {}", archive.bytes());
+    drop(archive);
+    // As a copy that leaves out zeros.
+    fs::OpenOptions::new().write(true).open(&place.path).unwrap().set_len(length + (4 << 20)).unwrap();
+    assert!(!has_no_holes());
+    let archive = place.open();
+    assert!(has_no_holes());
+    assert_eq!(check(&archive).0.runs, 40);
+}
+
+#[test]
 fn what_is_missing_is_found_and_named() {
     let place = Place::new();
     let archive = place.open();
