@@ -1,30 +1,18 @@
 //! `outflow fetch`: asks a server and prints what comes, as it comes. It decides what ends the wait and with which
 //! exit code; the client library does the rest.
 
-use std::{
-    future::{Future, pending},
-    io,
-    os::fd::AsFd as _,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{io, path::PathBuf, pin::pin, time::Duration};
 
 use clap::Args;
-use outflow_client::{Client, ConnectError, FetchError, Outcome, Response, Responses};
-use tokio::{
-    io::Interest,
-    net::unix::pipe,
-    signal::unix::{Signal, SignalKind, signal},
-    time::{Instant, timeout_at},
-};
+use outflow_client::{Client, Code, ConnectError, FetchError, Response, Responses};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
-    Exit, log,
-    output::{Format, Output, Printer},
+    Continuation, Exit, continuation, log,
+    output::{Asked, Destination, Ending, Existing, Format, Kept, KeptError, Output, Printed, Printer, Wanted},
+    wait::{Clock, PipeReader, TooLong, at, signalled},
 };
 
-/// Who is asked where nothing else is said.
-const SERVER: &str = "http://127.0.0.1:50005";
 /// Responses taken from the client at once, and printed with one write.
 const BATCH_MAX: usize = 4_096;
 
@@ -39,11 +27,18 @@ Examples:
   outflow fetch 1 --linger 10m                    the work goes on for ten minutes if you leave
   outflow fetch --run ID --after 2                go on with it where you were
   outflow fetch --run ID --last 10                its last ten responses, and then what comes
-  outflow fetch 1 --param jobs=1 --param responses=1000000 --output numbers.txt
+  outflow fetch 1 --linger 1h --param jobs=1 --param responses=1000000 --output numbers.txt
+  until outflow fetch 1 --linger 1h --output FILE; do sleep 5; done
+                                                  whatever happens, FILE holds all of it in the end, once
   outflow fetch 1 --format json | jq .result
 
 With --linger or --key the server journals the run: it goes on without you, and when you leave it this command says how to
 go on with it. It is read again from any place, also after the server was killed and started again.
+
+With --output a file that is half written, because this program, the machine or the network went away, is gone on with
+by the same command: FILE.outflow, which is there as long as FILE is not whole, says which run it is and how far it has
+come. That takes a run that can be read again: --linger, --key or --run. A file that is whole is never written over,
+unless --overwrite says so.
 
 On a terminal it prints lines as the tutorial's client does; into a pipe or a file only the results, one per line
 (bytes as they are, without line ends); errors go to stderr.
@@ -55,7 +50,7 @@ pub(super) struct Fetch {
     #[arg(allow_negative_numbers = true, required_unless_present = "run", conflicts_with = "run")]
     id: Option<i32>,
     /// Ask this server
-    #[arg(long, value_name = "URL", env = "OUTFLOW_SERVER", default_value = SERVER)]
+    #[arg(long, value_name = "URL", env = "OUTFLOW_SERVER", default_value = continuation::SERVER)]
     server: String,
     /// Who is to answer; else the source that claims the id, or the default one
     #[arg(long, value_name = "NAME")]
@@ -90,9 +85,12 @@ pub(super) struct Fetch {
     /// How to print; log on a terminal, else plain
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Write the results into this file instead of stdout
+    /// Write the results into this file instead of stdout, and go on with it where it is half written
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// With --output: write the file anew, whatever is in it
+    #[arg(long, requires = "output")]
+    overwrite: bool,
 }
 
 /// Why a fetch ended before its stream did.
@@ -105,9 +103,11 @@ enum Failed {
     #[error("cannot receive {0}")]
     Receive(#[source] FetchError),
     #[error("waited too long: {0}")]
-    TooLong(String),
+    TooLong(#[from] TooLong),
     #[error("cannot write the results: {0}")]
     Write(io::Error),
+    #[error("cannot write the results: {0}")]
+    Output(#[from] KeptError),
     /// Ctrl-C, while the run goes on without us.
     #[error("interrupted")]
     Interrupted,
@@ -126,12 +126,26 @@ impl Failed {
             Failed::TooLong(_) => Exit::TooLong,
             Failed::Closed => Exit::Done,
             Failed::Interrupted => Exit::Interrupted,
-            Failed::Open(_) | Failed::Receive(_) | Failed::Write(_) | Failed::System(_) => Exit::Failed,
+            Failed::Open(_) | Failed::Receive(_) | Failed::Write(_) | Failed::Output(_) | Failed::System(_) => {
+                Exit::Failed
+            }
         }
     }
 
     fn write(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe { Self::Closed } else { Self::Write(error) }
+    }
+}
+
+/// A fetch that ended before its stream did, and what can be done about it.
+struct Stopped {
+    why: Box<Failed>,
+    advice: Option<String>,
+}
+
+impl<E: Into<Failed>> From<E> for Stopped {
+    fn from(why: E) -> Self {
+        Self { why: Box::new(why.into()), advice: None }
     }
 }
 
@@ -141,77 +155,156 @@ impl Fetch {
         // The connection lives on a thread of its own: printing may block, on a pager for example, and the server's
         // PINGs must be answered all the same.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let fetched = runtime.map_err(Failed::System).and_then(|runtime| {
+        let fetched = runtime.map_err(|error| Failed::System(error).into()).and_then(|runtime| {
             let fetched = runtime.block_on(self.fetch());
             // A name service that does not answer would hold up the exit.
             runtime.shutdown_background();
             fetched
         });
-        match fetched {
-            Ok(()) => Exit::Done,
-            Err(failed) => {
-                if !matches!(failed, Failed::Closed | Failed::Interrupted) {
-                    tracing::error!("{failed}");
-                }
-                failed.exit()
-            }
+        let Err(Stopped { why, advice }) = fetched else { return Exit::Done };
+        if !matches!(*why, Failed::Closed | Failed::Interrupted) {
+            tracing::error!("{why}");
         }
+        if let Some(advice) = advice {
+            tracing::warn!("{advice}");
+        }
+        why.exit()
     }
 
-    async fn fetch(self) -> Result<(), Failed> {
-        let clock = Clock {
-            within: self.within,
-            patience: self.patience,
-            end: self.within.map(|time| Instant::now() + time),
+    async fn fetch(self) -> Result<(), Stopped> {
+        let clock = Clock::start(self.within, self.patience);
+        let existing = if self.overwrite { Existing::Overwrite } else { Existing::Continue };
+        let mut to = Destination::claim(self.output.as_deref(), existing, self.wanted())?;
+        if let Some(kept) = to.kept().filter(|kept| kept.is_full()) {
+            // It was killed between the last response and the end.
+            let run = kept.run().map(|(run, _)| run.to_owned());
+            let (_, closed) = Printer::new(to.open(run)?, self.format()).finish(Ending::Well);
+            return Ok(closed.map_err(Failed::write)?);
+        }
+        let request = self.request(to.kept(), &clock)?;
+        let mut responses = match self.ask(request, &clock).await {
+            Ok(responses) => responses,
+            Err(why) => {
+                let advice = to.kept().map(|kept| unanswered(kept, &why)).transpose()?.flatten();
+                return Err(Stopped { why: Box::new(why), advice });
+            }
         };
-        let client = clock.bound(Client::connect(&self.server), "no connection").await??;
-        let opening = client.fetch(self.request(&clock));
-        let mut responses =
-            clock.bound(opening, "no answer").await?.map_err(|error| clock.judge(error, None, Failed::Open))?;
         if !responses.unsupported().is_empty() {
             let fields = responses.unsupported().join(", ");
             tracing::warn!("this is no Outflow server; it is not told, or does not know: {fields}");
         }
+        let position = responses.position();
+        // Nobody has to say anything about a run that ends with its reader, unless a file is left half: then the signal
+        // ends this program.
+        let is_heard = position.is_resumable() || to.kept().is_some();
+        let interrupt = is_heard.then(|| signal(SignalKind::interrupt())).transpose().map_err(Failed::System)?;
         // Not before there is something to write: a failed attempt leaves an older file as it was.
-        let output = Output::open(self.output.as_deref()).map_err(Failed::Write)?;
-        let format = self.format.unwrap_or(if output.is_terminal() { Format::Log } else { Format::Plain });
-        let mut printer = Printer::new(output, format);
-        let received = receive(&mut responses, &mut printer, &clock).await;
-        if received.is_err() {
-            self.say_how_to_go_on(&responses);
-        }
-        let printed = printer.finish(received.is_ok()).map_err(Failed::write);
-        received.and(printed)
+        let output = to.open(position.run_id.clone().filter(|_| position.is_resumable()))?;
+        let mut printer = Printer::new(output, self.format());
+        let received = receive(&mut responses, &mut printer, &clock, interrupt).await;
+        let ending = match &received {
+            Ok(()) => Ending::Well,
+            Err(Failed::Write(_) | Failed::Closed) => Ending::Unwritten,
+            Err(_) if responses.outcome().is_some() => Ending::Failed,
+            Err(_) => Ending::Cut,
+        };
+        let printed = printer.printed();
+        let (output, closed) = printer.finish(ending);
+        let stopped = match (received, closed) {
+            (Ok(()), Ok(())) => return Ok(()),
+            (Err(why), Ok(())) => why,
+            (Ok(()), Err(error)) => Failed::write(error),
+            (Err(why), Err(error)) => {
+                tracing::error!("cannot write the results: {error}");
+                why
+            }
+        };
+        Err(Stopped { advice: self.how_to_go_on(&responses, &output, printed), why: Box::new(stopped) })
+    }
+
+    async fn ask(&self, request: outflow_client::Fetch, clock: &Clock) -> Result<Responses, Failed> {
+        let client = clock.bound(Client::connect(&self.server), "no connection").await??;
+        let asked = clock.bound(client.fetch(request), "no answer").await?;
+        asked.map_err(|error| clock.own_deadline(&error, None).map_or_else(|| Failed::Open(error), Failed::TooLong))
     }
 
     /// A journaled run that has not ended goes on without us.
-    fn say_how_to_go_on(&self, responses: &Responses) {
+    fn how_to_go_on(&self, responses: &Responses, output: &Output, printed: Printed) -> Option<String> {
         let position = responses.position();
-        let Some(run) = position.run_id.as_ref().filter(|_| position.is_resumable() && responses.outcome().is_none())
-        else {
-            return;
-        };
-        let server = if self.server == SERVER { String::new() } else { format!(" --server {}", self.server) };
-        let after = position.last_sequence;
-        tracing::warn!("the run goes on; continue with: outflow fetch --run {run} --after {after}{server}");
+        let goes_on = if responses.outcome().is_none() { "the run goes on; " } else { "" };
+        if let Output::Kept(kept) = output {
+            return if let Some(command) = kept.command() {
+                Some(format!("{goes_on}continue with: {command}"))
+            } else if kept.is_half() {
+                let file = kept.path().display();
+                Some(format!("{file} holds only a part, and cannot be gone on with; with --linger it could"))
+            } else {
+                None
+            };
+        }
+        let run = position.run_id.as_deref().filter(|_| position.is_resumable() && responses.outcome().is_none())?;
+        // What was received and could not be written is asked for again.
+        let Printed { responses, last } = printed;
+        let (after, last) = if responses > 0 { (last, None) } else { (self.after, self.last) };
+        let limit = self.limit.map(|limit| limit - responses);
+        let server = &self.server;
+        let command = Continuation { run, after, last, output: None, format: self.format, limit, server };
+        Some(format!("{goes_on}continue with: {command}"))
     }
 
-    fn request(&self, clock: &Clock) -> outflow_client::Fetch {
-        let mut fetch = match &self.run {
-            Some(run) => outflow_client::Fetch::run(run),
-            None => outflow_client::Fetch::id(self.id.unwrap_or_default()),
+    fn format(&self) -> Format {
+        let is_seen = self.output.is_none() && Output::Stdout(io::stdout()).is_terminal();
+        self.format.unwrap_or(if is_seen { Format::Log } else { Format::Plain })
+    }
+
+    fn wanted(&self) -> Wanted {
+        let asked = Asked {
+            id: self.id,
+            source: self.source.clone(),
+            parameters: self.parameters.iter().cloned().collect(),
+            key: self.key.clone(),
+            run: self.run.clone(),
+            after: self.after,
+            last: self.last,
+            limit: self.limit,
         };
+        Wanted { server: continuation::name(&self.server).to_owned(), asked, format: self.format() }
+    }
+
+    /// What is asked for: what the arguments say, or the rest of what a half-written file lacks.
+    fn request(&self, kept: Option<&mut Kept>, clock: &Clock) -> Result<outflow_client::Fetch, KeptError> {
+        let half = kept.as_ref().and_then(|kept| kept.run()).map(|(run, sequence)| (run.to_owned(), sequence));
+        let responses = kept.as_ref().map_or(0, |kept| kept.responses());
+        let mut fetch = match (&half, &self.run) {
+            (Some((run, _)), _) | (None, Some(run)) => outflow_client::Fetch::run(run),
+            (None, None) => self.anew(kept)?,
+        };
+        // Where the first of the last so many did not come, they are asked for again.
+        match (half, self.last) {
+            (Some((_, sequence)), None) => fetch = fetch.after(sequence),
+            (Some((_, sequence)), Some(_)) if responses > 0 => fetch = fetch.after(sequence),
+            (_, Some(last)) => fetch = fetch.last(last),
+            (None, None) => fetch = fetch.after(self.after.unwrap_or(0)),
+        }
         if let Some(linger) = self.linger {
             fetch = fetch.linger(linger);
         }
+        if let Some(limit) = self.limit {
+            fetch = fetch.limit(limit - responses);
+        }
+        if let Some(left) = clock.left() {
+            fetch = fetch.deadline(left);
+        }
+        Ok(fetch)
+    }
+
+    /// A new run, or the one that the key finds.
+    fn anew(&self, kept: Option<&mut Kept>) -> Result<outflow_client::Fetch, KeptError> {
+        let mut fetch = outflow_client::Fetch::id(self.id.unwrap_or_default());
         if let Some(key) = &self.key {
             fetch = fetch.idempotency_key(key);
-        }
-        if let Some(after) = self.after {
-            fetch = fetch.after(after);
-        }
-        if let Some(last) = self.last {
-            fetch = fetch.last(last);
+        } else if let Some(kept) = kept.filter(|_| self.linger.is_some()) {
+            fetch = fetch.idempotency_key(kept.key()?);
         }
         if let Some(source) = &self.source {
             fetch = fetch.source(source);
@@ -219,100 +312,60 @@ impl Fetch {
         for (name, value) in &self.parameters {
             fetch = fetch.parameter(name, value);
         }
-        if let Some(limit) = self.limit {
-            fetch = fetch.limit(limit);
-        }
-        if let Some(end) = clock.end {
-            fetch = fetch.deadline(end.saturating_duration_since(Instant::now()));
-        }
-        fetch
+        Ok(fetch)
     }
 }
 
-async fn receive(responses: &mut Responses, printer: &mut Printer, clock: &Clock) -> Result<(), Failed> {
+/// There was no answer to a request whose responses were to be written into `kept`: what that means for it.
+fn unanswered(kept: &mut Kept, why: &Failed) -> Result<Option<String>, KeptError> {
+    let file = kept.path().display().to_string();
+    if kept.run().is_some() {
+        let code = if let Failed::Open(error) = why { error.code() } else { None };
+        let is_gone = matches!(code, Some(Code::NOT_FOUND | Code::OUT_OF_RANGE));
+        let advice =
+            if is_gone { "--overwrite starts anew, and another --output leaves it" } else { "try again later" };
+        return Ok(Some(format!("{file} stays as it is, with {} responses; {advice}", kept.responses())));
+    }
+    // Whether the run was started is not known where the connection was lost: then the key finds it.
+    let is_known = matches!(
+        why,
+        Failed::Connect(_) | Failed::Open(FetchError::Refused { .. } | FetchError::RequestTooLarge { .. })
+    );
+    if is_known || !kept.has_key() {
+        kept.give_up()?;
+        return Ok(None);
+    }
+    Ok(Some(format!("whether the run was started is not known; the same command goes on with it and {file}")))
+}
+
+async fn receive(
+    responses: &mut Responses,
+    printer: &mut Printer,
+    clock: &Clock,
+    mut interrupt: Option<Signal>,
+) -> Result<(), Failed> {
     let mut batch: Vec<Response> = Vec::new();
     let reader = PipeReader::of(printer.output());
-    // Nobody has to say anything about a run that ends with its reader: then the signal ends this program.
-    let resumable = responses.position().is_resumable();
-    let interrupt = resumable.then(|| signal(SignalKind::interrupt())).transpose();
-    let mut interrupt = interrupt.map_err(Failed::System)?;
     loop {
         batch.clear();
-        let received = tokio::select! {
-            received = clock.bound(responses.next_batch(&mut batch, BATCH_MAX), "no response") => received?,
-            () = reader.gone() => return Err(Failed::Closed),
-            () = interrupted(interrupt.as_mut()) => return Err(Failed::Interrupted),
+        let received = {
+            let mut received = pin!(clock.bound(responses.next_batch(&mut batch, BATCH_MAX), "no response"));
+            loop {
+                tokio::select! {
+                    received = &mut received => break received?,
+                    () = at(printer.due()) => printer.note().map_err(Failed::write)?,
+                    () = reader.gone() => return Err(Failed::Closed),
+                    () = signalled(interrupt.as_mut()) => return Err(Failed::Interrupted),
+                }
+            }
         };
         match received {
             Ok(0) => return Ok(()),
             Ok(_) => printer.print(&batch).map_err(Failed::write)?,
-            Err(error) => return Err(clock.judge(error, responses.outcome(), Failed::Receive)),
-        }
-    }
-}
-
-async fn interrupted(interrupt: Option<&mut Signal>) {
-    match interrupt {
-        Some(interrupt) => _ = interrupt.recv().await,
-        None => pending().await,
-    }
-}
-
-/// How long to wait.
-struct Clock {
-    within: Option<Duration>,
-    patience: Option<Duration>,
-    /// When `within` is over.
-    end: Option<Instant>,
-}
-
-impl Clock {
-    /// `wait`, unless it takes too long.
-    async fn bound<T>(&self, wait: impl Future<Output = T>, missing: &str) -> Result<T, Failed> {
-        let patience = self.patience.map(|time| Instant::now() + time);
-        // The server and the client library keep `within` themselves once they are asked; here it bounds the rest,
-        // with time enough for them to say so first.
-        let end = self.end.map(|end| end + Duration::from_secs(1));
-        let Some(until) = patience.into_iter().chain(end).min() else { return Ok(wait.await) };
-        timeout_at(until, wait).await.map_err(|_| {
-            let waited = if Some(until) == patience { self.patience } else { self.within };
-            Failed::TooLong(format!("{missing} within {}", humantime::format_duration(waited.unwrap_or_default())))
-        })
-    }
-
-    /// What a failed fetch means: the caller's own deadline is no failure of the stream.
-    fn judge(&self, error: FetchError, outcome: Option<&Outcome>, otherwise: fn(FetchError) -> Failed) -> Failed {
-        let own_deadline = match &error {
-            FetchError::WaitedTooLong { .. } => true,
-            FetchError::Status { status, .. } | FetchError::Refused { status, .. } => {
-                outcome.is_none() && self.within.is_some() && status.code() == outflow_client::Code::DEADLINE_EXCEEDED
+            Err(error) => {
+                let own = clock.own_deadline(&error, responses.outcome());
+                return Err(own.map_or_else(|| Failed::Receive(error), Failed::TooLong));
             }
-            _ => false,
-        };
-        if !own_deadline {
-            return otherwise(error);
-        }
-        let within = humantime::format_duration(self.within.unwrap_or_default());
-        Failed::TooLong(format!("the stream had not ended after {within}"))
-    }
-}
-
-/// Who reads our output, where that is a pipe.
-struct PipeReader(Option<pipe::Sender>);
-
-impl PipeReader {
-    fn of(output: &Output) -> Self {
-        let pipe = output.pipe().and_then(|pipe| pipe.as_fd().try_clone_to_owned().ok());
-        // Unchecked: the pipe stays in blocking mode, which it shares with other programs. It is only watched here;
-        // where that is impossible, the next write tells.
-        Self(pipe.and_then(|pipe| pipe::Sender::from_owned_fd_unchecked(pipe).ok()))
-    }
-
-    /// Resolves when nobody reads any more, which the next write would tell too late: it may come in an hour.
-    async fn gone(&self) {
-        let Some(pipe) = &self.0 else { return pending().await };
-        if pipe.ready(Interest::ERROR).await.is_err() {
-            pending().await
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, in `clap`'s terms, and which file does it. It parses; it does no work.
 
+mod continuation;
 mod data;
 mod demo;
 mod exit;
@@ -7,12 +8,13 @@ mod fetch;
 mod log;
 mod output;
 mod serve;
+mod wait;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use exit::Exit;
+use self::{continuation::Continuation, exit::Exit};
 
 /// One request, many responses, each sent the moment it is ready.
 ///

@@ -6,5 +6,6 @@ mod exec;
 mod fetch;
 mod journaled;
 mod kills;
+mod output;
 mod program;
 mod serve;
