@@ -63,7 +63,7 @@ pub struct Server {
     listeners: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
     engine: Arc<Engine>,
-    compute: Runtime,
+    compute: Compute,
     limits: TransportLimits,
     workers: usize,
     hurry: Hurry,
@@ -209,7 +209,7 @@ impl Builder {
             listeners,
             addresses,
             engine: Arc::new(engine.build()),
-            compute,
+            compute: Compute(Some(compute)),
             limits: self.transport,
             workers: self.workers,
             hurry: Hurry::default(),
@@ -288,10 +288,29 @@ impl Server {
         phases.drain.cancel();
         while accepting.join_next().await.is_some() {}
         stop(&engine, &workers, &places, &limits, &phases, &hurry).await;
-        wait_for(ended).await;
+        tokio::join!(wait_for(ended), compute.end());
         engine.close().await;
-        compute.shutdown_background();
         Ok(served?)
+    }
+}
+
+/// The runtime of computing jobs, which may be dropped anywhere.
+struct Compute(Option<Runtime>);
+
+impl Compute {
+    /// Waits until nothing of it is left, so that the store is nobody's any more. A job that blocks its thread is left
+    /// behind.
+    async fn end(mut self) {
+        let runtime = self.0.take().expect("it ends once");
+        _ = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(KILL_TIME)).await;
+    }
+}
+
+impl Drop for Compute {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

@@ -58,6 +58,24 @@ fn a_directory_is_backed_up_while_it_is_served_and_checked_afterwards() {
 }
 
 #[test]
+fn a_directory_that_cannot_be_served_is_said_before_anything_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (config, served, others) = (path("outflow.toml"), path("served"), path("others"));
+    fs::create_dir(&others).unwrap();
+    fs::write(folder.path().join("others/letter.txt"), "dear").unwrap();
+    let _server = start(&config, &served);
+    for (data, said) in [(&served, "in use by another outflow"), (&others, "no data directory"), (&config, "--data")]
+    {
+        let (output, _) = run(&["serve", "--listen", "127.0.0.1:0", "--data", data]);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(said) && !stderr.contains("panicked"), "{stderr}");
+        assert!(!stderr.contains("start server"), "{stderr}");
+    }
+}
+
+#[test]
 fn what_is_no_data_directory_is_said_and_stays_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().to_str().unwrap();
