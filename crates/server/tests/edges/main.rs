@@ -1,0 +1,16 @@
+//! What the design says happens at the edges, of journaled runs and over real sockets: which fields go together, places
+//! in a run, linger, keys, ends, what is kept and for how long, sharing, and restarts.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod asking;
+mod ends;
+mod fields;
+mod kept;
+mod keys;
+mod lingers;
+mod payloads;
+mod places;
+mod restarts;
+mod shared;
