@@ -7,7 +7,9 @@ mod exit;
 mod fetch;
 mod log;
 mod output;
+mod runs;
 mod serve;
+mod table;
 mod wait;
 
 use std::process::ExitCode;
@@ -37,6 +39,8 @@ Examples:
   outflow fetch 1                              ask for id 1 and print the responses as they come
   outflow fetch 1 --limit 2                    two responses are enough; the server stops the rest
   outflow fetch 1 --within 2500ms              cut off after so long
+  outflow fetch 1 --linger 10m                 the work goes on for ten minutes if you leave
+  outflow runs                                 what is going on, and what is kept
 
 `outflow COMMAND --help` says more.";
 
@@ -46,6 +50,8 @@ enum Command {
     Serve(serve::Serve),
     /// Ask a server and print its responses as they come
     Fetch(Box<fetch::Fetch>),
+    /// What runs a server keeps, and how to stop one
+    Runs(runs::Runs),
     /// Check, compact or back up what a server keeps
     Data(data::Data),
     /// Server and client in one process, with both sides' lines
@@ -65,6 +71,7 @@ pub fn run() -> ExitCode {
     let exit = match arguments.command {
         Command::Serve(serve) => serve.run(&arguments.log),
         Command::Fetch(fetch) => fetch.run(&arguments.log),
+        Command::Runs(runs) => runs.run(&arguments.log),
         Command::Data(data) => data.run(&arguments.log),
         Command::Demo(demo::Demo {}) => demo::Demo::run(&arguments.log),
     };

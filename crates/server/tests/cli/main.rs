@@ -8,4 +8,5 @@ mod journaled;
 mod kills;
 mod output;
 mod program;
+mod runs;
 mod serve;
