@@ -85,8 +85,8 @@ impl Window {
             self.pop();
         }
         if self.chunks.is_empty() {
-            // A burst is no reason to keep its place.
-            self.chunks.shrink_to(4);
+            // One place costs as much as an idle run's journal, and is taken once a commit.
+            self.chunks = VecDeque::new();
         }
     }
 

@@ -1,13 +1,15 @@
 //! What idle journaled runs hold, each with a reader: before, and a minute after each has sent a burst.
 
-use std::time::Duration;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use outflow_proto::protobuf::Request;
 
 use crate::{
     Bench, Outcome,
     http2::{Connection, Keep, LARGE},
-    process::pause,
     replay::parameters,
 };
 
@@ -36,7 +38,13 @@ pub(crate) fn idle(bench: &Bench) -> Outcome<()> {
             connections.push(connection);
         }
         let at_once = process.resident_kib()? - empty;
-        pause(Duration::from_secs(minute));
+        // Their client is there meanwhile, and answers the server's PINGs.
+        let until = Instant::now() + Duration::from_secs(minute);
+        thread::scope(|scope| {
+            let threads = connections.iter_mut().map(|connection| scope.spawn(move || connection.stay_until(until)));
+            let threads: Vec<_> = threads.collect();
+            threads.into_iter().try_for_each(|thread| thread.join().expect("no panic"))
+        })?;
         let later = process.resident_kib()? - empty;
         let each = |kib: i32| f64::from(kib) / runs as f64;
         println!(

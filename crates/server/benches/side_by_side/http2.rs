@@ -6,7 +6,7 @@ use std::{
     io::{self, Read as _, Write as _},
     mem,
     net::{SocketAddr, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use outflow_proto::protobuf::Request;
@@ -189,6 +189,22 @@ impl Connection {
             self.receive()?;
         }
         Ok(())
+    }
+
+    /// Answers what the server asks, its PINGs, until then. No stream may end meanwhile.
+    #[allow(dead_code, reason = "for the benchmark beside this one, which shares this client")]
+    pub(crate) fn stay_until(&mut self, until: Instant) -> Outcome<()> {
+        let unended = self.unended;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            self.socket.set_read_timeout(Some(left))?;
+            match self.socket.peek(&mut [0]) {
+                Ok(_) => self.receive()?,
+                Err(silence) if matches!(silence.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                Err(other) => return Err(other.into()),
+            }
+        }
+        self.socket.set_read_timeout(Some(SILENCE_MAX))?;
+        if self.unended == unended { Ok(()) } else { Err("a stream ended that was to stay".into()) }
     }
 
     /// Reads once, handles what came, and answers it.

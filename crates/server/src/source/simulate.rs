@@ -1,7 +1,7 @@
 //! `simulate`: the tutorial's simulated work, and the load generator. Each job waits, then emits; how many, how long
 //! and how large is set by the configuration and, within its bounds, by each request.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use outflow_engine::{Code, EmitError, Emitter, Job, JobError, Placement, Plan, Refusal, Request, Source, Text};
 use serde::Deserialize;
@@ -114,16 +114,14 @@ impl Simulate {
 
 impl Source for Simulate {
     fn plan(&self, request: &Request) -> Result<Plan, Refusal> {
-        let work = Work::parse(&self.settings, request)?;
+        let work = Arc::new(Work::parse(&self.settings, request)?);
         let id = request.id();
         let jobs = (0..work.jobs).map(|n| {
-            let mut text = format!("Request #{n} For Id:{id}");
-            if work.differ {
-                text = format!("{text} {:08x}", rand::random::<u32>());
-            }
-            text.extend(std::iter::repeat_n('.', work.size as usize));
-            let (work, text, wait) = (work.clone(), Text::from(text), work.step * n as u32);
-            Job::new(move |emitter| job(emitter, work, n, text, wait))
+            let work = work.clone();
+            Job::new(move |emitter| async move {
+                pause(work.step * n as u32).await;
+                Box::pin(job(emitter, work, n, id)).await
+            })
         });
         // A job awaits its pauses, and otherwise does nothing but emit.
         let plan = Plan::new().jobs(jobs).placement(Placement::Reader);
@@ -135,11 +133,12 @@ impl Source for Simulate {
     }
 }
 
-async fn job(emitter: Emitter, work: Work, n: u64, text: Text, wait: Duration) -> Result<(), JobError> {
-    pause(wait).await;
+/// A job's work behind its pause: in a box of its own, so that a job that waits holds little more than its timer.
+async fn job(emitter: Emitter, work: Arc<Work>, n: u64, id: i32) -> Result<(), JobError> {
     if work.fail == Some(n) {
         return Err(JobError::new(Code::Internal, format_args!("job {n} failed, as `fail` asked it to")));
     }
+    let text = work.text(n, id);
     if work.batch == 1 {
         one_by_one(&emitter, &work, &text).await?
     } else {
@@ -180,7 +179,6 @@ async fn pause(time: Duration) {
 }
 
 /// What one request asks for, within the bounds.
-#[derive(Clone)]
 struct Work {
     jobs: u64,
     responses: u64,
@@ -194,6 +192,16 @@ struct Work {
 }
 
 impl Work {
+    /// What each response of job `n` says.
+    fn text(&self, n: u64, id: i32) -> Text {
+        let mut text = format!("Request #{n} For Id:{id}");
+        if self.differ {
+            text = format!("{text} {:08x}", rand::random::<u32>());
+        }
+        text.extend(std::iter::repeat_n('.', self.size as usize));
+        Text::from(text)
+    }
+
     fn parse(settings: &SimulateSettings, request: &Request) -> Result<Self, Refusal> {
         let mut work = Self {
             jobs: settings.jobs,

@@ -101,6 +101,7 @@ where
     C: Future<Output = hyper::Result<()>>,
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    handle.begin_step();
     let step = connection.poll(cx);
     // A failure of the socket is hyper's to report, at its next write.
     let _ = handle.poll_flush(cx);

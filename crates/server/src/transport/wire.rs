@@ -22,6 +22,9 @@ const BULKY_BYTES_MIN: usize = 8 * 1024;
 const PASS_BYTES_MIN: usize = 32 * 1024;
 /// Reads of 4 KiB that a peer gets for what it had sent before it learnt that the connection ends.
 const FAREWELL_READS_MAX: usize = 64;
+/// Bytes after which reading goes on in the next step. h2 takes in all it can read before it hands on a stream, and the
+/// tables of its connection never shrink: a thousand calls in one read cost each of them 800 bytes for good.
+const READ_AT_ONCE: usize = 8 * 1024;
 /// Slices of one vectored write.
 const SLICES_MAX: usize = 64;
 
@@ -37,18 +40,25 @@ struct State<S> {
     gathered: Vec<u8>,
     /// Bytes of `gathered` that are written.
     written: usize,
+    /// Bytes that this step may still read.
+    read_left: usize,
     watch: Watch,
 }
 
 impl<S> Wire<S> {
     pub(super) fn new(socket: S) -> (Self, WireHandle<S>) {
-        let state = State { socket, gathered: Vec::new(), written: 0, watch: Watch::new() };
+        let state = State { socket, gathered: Vec::new(), written: 0, read_left: READ_AT_ONCE, watch: Watch::new() };
         let state = Arc::new(Mutex::new(state));
         (Self(state.clone()), WireHandle(state))
     }
 }
 
 impl<S: AsyncWrite + Unpin> WireHandle<S> {
+    /// Lets a step read its share.
+    pub(super) fn begin_step(&self) {
+        self.0.lock().read_left = READ_AT_ONCE;
+    }
+
     /// Writes out what was gathered.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.lock();
@@ -149,9 +159,15 @@ impl<S: AsyncWrite + Unpin> State<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.lock();
+        if state.read_left == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut state.socket).poll_read(cx, buf))?;
-        let seen = state.watch.read(&buf.filled()[before..]);
+        let read = &buf.filled()[before..];
+        state.read_left = state.read_left.saturating_sub(read.len());
+        let seen = state.watch.read(read);
         if let Err(Flood(kind)) = seen {
             tracing::warn!("a peer sends {kind} frames faster than any client needs; its connection is closed");
             return Poll::Ready(Err(io::Error::other(format!("flood of {kind} frames"))));
