@@ -2,8 +2,11 @@
 
 use std::{
     fs::{self, File},
+    io,
+    net::{Shutdown, TcpListener, TcpStream},
     path::PathBuf,
     process::{Output, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -25,8 +28,13 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
+        Self::on(&[])
+    }
+
+    /// On a server with these arguments.
+    fn on(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { server: Server::start(&[]), file: folder.path().join("results"), folder }
+        Self { server: Server::start(arguments), file: folder.path().join("results"), folder }
     }
 
     fn path(&self) -> &str {
@@ -342,6 +350,44 @@ fn a_run_that_failed_is_whole_and_its_exit_code_says_that_it_failed() {
     assert_eq!(place.whole(), lines(0..2) + &lines(3..5));
 }
 
+/// The address of a way to `server` on which nothing comes back from the first connection.
+fn way_that_answers_from_the_second_on(server: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, server) = (listener.local_addr().unwrap().to_string(), server.to_owned());
+    thread::spawn(move || {
+        for (number, client) in listener.incoming().enumerate() {
+            let (client, server) = (client.unwrap(), TcpStream::connect(&server).unwrap());
+            let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            thread::spawn(move || {
+                _ = io::copy(&mut from, &mut to);
+                _ = to.shutdown(Shutdown::Both);
+            });
+            let (mut from, mut to) = (server, client);
+            thread::spawn(move || match number {
+                0 => io::copy(&mut from, &mut io::sink()),
+                _ => io::copy(&mut from, &mut to),
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_run_whose_answer_did_not_arrive_before_the_kill_is_found_and_not_started_again() {
+    let place = Place::new();
+    let way = way_that_answers_from_the_second_on(&place.server.address);
+    let all = [&["fetch", "--server", &way, "--output", place.path()], &SLOW[..]].concat();
+    let mut child = outflow(&all).spawn().unwrap();
+    place.server.line("fetch response for id : 1");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(place.noted()["key"].is_string() && place.noted()["run"].is_null(), "{}", place.noted());
+    said(&run(&all).0, 0, &[]);
+    assert_eq!(place.whole(), lines(0..5));
+    let (listed, _) = run(&["runs", "--json", "--server", &place.server.address]);
+    assert_eq!(text(&listed.stdout).lines().count(), 1, "{}", text(&listed.stdout));
+}
+
 /// Files written over many killed attempts, and what one attempt makes of the same runs.
 #[test]
 fn a_file_whose_writer_is_killed_at_any_moment_becomes_the_whole_one_byte_for_byte() {
@@ -349,7 +395,8 @@ fn a_file_whose_writer_is_killed_at_any_moment_becomes_the_whole_one_byte_for_by
     let seed: u64 = std::env::var("OUTFLOW_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     println!("OUTFLOW_TEST_SEED={seed}");
     let mut chance = StdRng::seed_from_u64(seed);
-    let place = Place::new();
+    let data = tempfile::tempdir().unwrap();
+    let place = Place::on(&["--data", data.path().to_str().unwrap()]);
     let mut killed = 0;
     for round in 0.. {
         let format = ["plain", "json", "log"][round % 3];
@@ -371,7 +418,12 @@ fn a_file_whose_writer_is_killed_at_any_moment_becomes_the_whole_one_byte_for_by
                 child.kill().unwrap();
                 child.wait().unwrap();
                 killed += 1;
-                noted = place.bookmark().exists().then(|| place.noted()).or(noted);
+                if place.bookmark().exists() {
+                    noted = Some(place.noted());
+                } else if place.file.exists() && !place.contents().is_empty() {
+                    // It was done, all but for its exit code.
+                    break;
+                }
                 continue;
             }
             let status = wait(&mut child);
