@@ -5,10 +5,12 @@ use std::io;
 
 use outflow_engine::StoreError;
 
-use super::{files::Files, log::DirectoryId};
+use super::{archive::Archive, files::Files, log::DirectoryId};
 
 /// The archive's file.
 pub(super) const ARCHIVE: &str = "archive.redb";
+/// The archive before it has its name.
+const ARCHIVE_NEW: &str = "archive.new";
 const LOCK: &str = "lock";
 pub(super) const MARKER: &str = "outflow";
 /// The marker before it has its name.
@@ -50,6 +52,10 @@ pub(super) fn claim(files: &dyn Files) -> Result<Claimed, StoreError> {
         )));
     };
     note_holder(files).map_err(|error| failed(&error))?;
+    if is_ours {
+        // A process that was killed may have named files that are to be relied on, and not synced that.
+        files.sync_directory().map_err(|error| failed(&error))?;
+    }
     let id = if is_ours { read(files)? } else { make(files).map_err(|error| failed(&error))? };
     Ok(Claimed { id, _lock: lock })
 }
@@ -105,4 +111,25 @@ fn holder(files: &dyn Files) -> Option<u32> {
     let mut text = [0; HOLDER_BYTES];
     files.open(LOCK).and_then(|file| file.read_at(&mut text, 0)).ok()?;
     std::str::from_utf8(&text).ok()?.trim().parse().ok()
+}
+
+/// Opens the archive in a directory that is ours, with what opens one in the file of a name. A new one is made under
+/// another name: half of one is no archive.
+pub(super) fn open_archive(
+    files: &dyn Files,
+    open: impl Fn(&str) -> Result<Archive, StoreError>,
+) -> Result<Archive, StoreError> {
+    let failed = |error: &io::Error| {
+        StoreError::Failed(format!("cannot make the archive in the data directory {}: {error}", files.place()))
+    };
+    let names = files.list().map_err(|error| failed(&error))?;
+    if !names.iter().any(|name| name == ARCHIVE) {
+        if names.iter().any(|name| name == ARCHIVE_NEW) {
+            files.remove(ARCHIVE_NEW).map_err(|error| failed(&error))?;
+        }
+        drop(open(ARCHIVE_NEW)?);
+        let named = files.rename(ARCHIVE_NEW, ARCHIVE).and_then(|()| files.sync_directory());
+        named.map_err(|error| failed(&error))?;
+    }
+    open(ARCHIVE)
 }

@@ -1,15 +1,12 @@
 //! The store in a directory: what is committed goes to the live journal, what has ended or grown old there moves to the
-//! archive, and whoever asks is answered from both. It owns the directory and the thread that moves.
+//! archive, and whoever asks is answered from both. It owns the directory and the threads; what the moving one does is in
+//! `mover.rs`.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::Arc,
-    thread::JoinHandle,
-    time::{Duration, Instant},
+use std::{collections::BTreeMap, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
+
+use outflow_engine::{
+    Batch, Chunk, Durability, Filter, Key, Record, Room, RunId, RunRecord, Sequence, Store, StoreError,
 };
-
-use outflow_engine::{Batch, Chunk, Durability, Filter, Key, Room, RunId, RunRecord, Sequence, Store, StoreError};
 use parking_lot::{Condvar, Mutex};
 
 use super::{
@@ -17,7 +14,8 @@ use super::{
     data::{self, Asked, Moment},
     directory::{self, Claimed},
     files::{Directory, Files},
-    log::{self, Base, Deleted, Index, Log, Lookup, Opened, Size, Snapshot},
+    log::{self, Base, Index, Log, Lookup, Opened, Size, Snapshot},
+    mover::Work,
 };
 
 /// How large the store may become.
@@ -40,16 +38,8 @@ impl Default for Settings {
 
 /// How long a commit waits for the archive where the journal is at its bound.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// After so long without a commit, what has ended leaves the journal.
-const QUIET: Duration = Duration::from_secs(5);
-/// How long the moving thread leaves a failing archive alone.
-const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of frames that one transaction of the archive takes, about.
 pub(super) const MOVED_BYTES: usize = 8 << 20;
-/// Runs that one transaction takes.
-const MOVED_RUNS: usize = 1_024;
-/// Runs that one transaction deletes.
-const DELETED_RUNS: usize = 256;
 /// Runs of the journal that are looked at under one lock.
 const LOOKED_AT: usize = 1_024;
 
@@ -63,9 +53,7 @@ pub(crate) fn open(path: &Path, settings: Settings) -> Result<Arc<dyn Store>, St
         StoreError::Failed(format!("cannot use the data directory {place}: {error}; name another one with --data"))
     };
     let files: Arc<dyn Files> = Arc::new(Directory::open(path).map_err(|error| cannot(&error))?);
-    let claimed = directory::claim(&*files)?;
-    let archive = Archive::open(&path.join(directory::ARCHIVE))?;
-    let mut store = Embedded::start(files, claimed, archive, settings)?;
+    let mut store = Embedded::open(files, |name| Archive::open(&path.join(name)), settings, Workers::Threads)?;
     let shared = store.shared.clone();
     let asked = Asked::listen(path, move |question, is_ending| data::answer(question, || shared.moment(), is_ending));
     match asked {
@@ -73,6 +61,16 @@ pub(crate) fn open(path: &Path, settings: Settings) -> Result<Arc<dyn Store>, St
         Err(error) => tracing::warn!("no command can ask this server for a backup of {}: {error}", path.display()),
     }
     Ok(Arc::new(store))
+}
+
+/// Who prepares segments, and moves what leaves the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Workers {
+    /// Threads of the store.
+    Threads,
+    /// Whoever commits prepares, and moving is asked for.
+    #[cfg(test)]
+    Caller,
 }
 
 /// The store in a directory.
@@ -85,33 +83,33 @@ pub(super) struct Embedded {
     _claimed: Claimed,
 }
 
-struct Shared {
-    log: Log,
-    index: Mutex<Index>,
-    archive: Archive,
+/// What the threads share.
+pub(super) struct Shared {
+    pub(super) log: Log,
+    pub(super) index: Mutex<Index>,
+    pub(super) archive: Archive,
     bytes_max: u64,
-    work: Mutex<Work>,
-    changed: Condvar,
-}
-
-struct Work {
-    committed: Instant,
-    is_pressed: bool,
-    is_stopped: bool,
+    pub(super) work: Mutex<Work>,
+    /// There is work, or the mover has done some.
+    pub(super) changed: Condvar,
 }
 
 impl Embedded {
-    fn start(
+    /// Opens the store in `files`, or makes one there; `archive` opens the archive in the file of a name.
+    pub(super) fn open(
         files: Arc<dyn Files>,
-        claimed: Claimed,
-        archive: Archive,
+        archive: impl Fn(&str) -> Result<Archive, StoreError>,
         settings: Settings,
+        workers: Workers,
     ) -> Result<Self, StoreError> {
+        let claimed = directory::claim(&*files)?;
+        let archive = directory::open_archive(&*files, archive)?;
+        let is_threaded = workers == Workers::Threads;
         let size = Size {
             segment_bytes: settings.segment_bytes,
             segments_max: (settings.journal_bytes / u64::from(settings.segment_bytes)).max(4) as usize,
             patience: PATIENCE,
-            ahead: true,
+            ahead: is_threaded,
         };
         let Opened { log, mut index, findings } = log::open(files, claimed.id, size, &archive)?;
         if !findings.is_empty() {
@@ -121,19 +119,26 @@ impl Embedded {
             );
         }
         index.serve_until(archive.in_service());
-        let work = Work { committed: Instant::now(), is_pressed: false, is_stopped: false };
         let shared = Arc::new(Shared {
             log,
             index: Mutex::new(index),
             archive,
             bytes_max: settings.bytes_max,
-            work: Mutex::new(work),
+            work: Mutex::new(Work::new(workers)),
             changed: Condvar::new(),
         });
         let mut store = Self { shared, threads: Vec::new(), asked: None, _claimed: claimed };
-        store.spawn("outflow-segments", |shared| shared.log.prepare_until_stopped())?;
-        store.spawn("outflow-archive", Shared::move_until_stopped)?;
+        if is_threaded {
+            store.spawn("outflow-segments", |shared| shared.log.prepare_until_stopped())?;
+            store.spawn("outflow-archive", Shared::move_until_stopped)?;
+        }
         Ok(store)
+    }
+
+    /// What its threads share, for tests that do their work.
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce(&Shared) + Send + 'static) -> Result<(), StoreError> {
@@ -180,21 +185,24 @@ impl Store for Embedded {
 
     fn commit(&self, batch: &Batch, room: Room) -> Result<(), StoreError> {
         let shared = &self.shared;
-        shared.log.commit(batch, room, |segments, places| {
-            let mut index = shared.index.lock();
-            index.begin(segments);
-            index.serve_until(batch.in_service);
-            for ((run, record), place) in batch.records.iter().zip(places) {
-                index.add(*run, record, *place);
-            }
-        })?;
-        let is_pressed = shared.is_pressed();
-        let mut work = shared.work.lock();
-        work.committed = Instant::now();
-        if is_pressed && !work.is_pressed {
-            work.is_pressed = true;
-            shared.changed.notify_all();
-        }
+        let held = shared.hold(batch)?;
+        shared.log.commit(
+            batch,
+            room,
+            || shared.wake_mover(),
+            |segments, places| {
+                let mut index = shared.index.lock();
+                index.begin(segments);
+                index.serve_until(batch.in_service);
+                for ((run, record), place) in batch.records.iter().zip(places) {
+                    index.add(*run, record, *place);
+                }
+                for (run, bytes) in held.iter().flat_map(|held| &held.doomed) {
+                    index.is_doomed(*run, *bytes);
+                }
+            },
+        )?;
+        shared.committed();
         Ok(())
     }
 
@@ -295,7 +303,46 @@ impl Store for Embedded {
     }
 }
 
+/// The ended runs that a commit changes, which the index lets go of afterwards.
+struct Held<'a> {
+    shared: &'a Shared,
+    /// What those that are deleted take in the archive, which counts until it has deleted them.
+    doomed: Vec<(RunId, u64)>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.shared.index.lock().release();
+    }
+}
+
 impl Shared {
+    /// Keeps the ended runs that a batch changes in the index, and takes those there that only the archive has: what is
+    /// committed of a run is added to what the index knows of it.
+    fn hold(&self, batch: &Batch) -> Result<Option<Held<'_>>, StoreError> {
+        let of = |is_wanted: fn(&Record) -> bool| -> Vec<RunId> {
+            batch.records.iter().filter(|(_, record)| is_wanted(record)).map(|(run, _)| *run).collect()
+        };
+        let bound = of(|record| matches!(record, Record::KeyBound(_)));
+        let deleted = of(|record| matches!(record, Record::Deleted));
+        if bound.is_empty() && deleted.is_empty() {
+            return Ok(None);
+        }
+        let absent = self.index.lock().hold(bound);
+        // An archive that cannot be read keeps nothing from being deleted.
+        let doomed = deleted.into_iter().map(|run| (run, self.archive.bytes_of(run).unwrap_or(0))).collect();
+        let held = Held { shared: self, doomed };
+        for run in absent {
+            match self.archive.find(run) {
+                Ok(Some(record)) => self.index.lock().hold_archived(record),
+                // One that starts with this batch; or one of which nobody knows any more what it was.
+                Ok(None) | Err(StoreError::Damaged(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(held))
+    }
+
     /// All that the store holds now.
     fn moment(&self) -> Result<Moment<'_, impl Iterator<Item = Result<Moved, StoreError>> + use<>>, StoreError> {
         let index = self.index.lock();
@@ -304,135 +351,15 @@ impl Shared {
         Ok(Moment {
             archive: self.archive.snapshot()?,
             live: index.moment(MOVED_BYTES).into_iter().map(|snapshot| Ok(to_move(snapshot))),
-            deleted: index.to_delete(usize::MAX).into_iter().map(|(run, _)| run).collect(),
+            deleted: index.to_delete(usize::MAX),
             in_service: index.in_service(),
         })
-    }
-
-    /// Whether so much of the journal is used that the oldest of it has to move.
-    fn is_pressed(&self) -> bool {
-        self.index.lock().segments() * 2 > self.log.segments_max()
-    }
-
-    /// Moves what has to, until stopped.
-    fn move_until_stopped(&self) {
-        loop {
-            let is_quiet = {
-                let mut work = self.work.lock();
-                while !work.is_stopped && !work.is_pressed && work.committed.elapsed() < QUIET {
-                    let rest = QUIET.saturating_sub(work.committed.elapsed());
-                    self.changed.wait_for(&mut work, rest);
-                }
-                if work.is_stopped {
-                    return;
-                }
-                work.committed.elapsed() >= QUIET
-            };
-            if let Err(error) = self.work_off(is_quiet) {
-                tracing::error!("runs cannot be moved to the archive, and stay in the live journal: {error}");
-                self.pause(RETRY);
-            }
-            let is_pressed = self.is_pressed();
-            self.work.lock().is_pressed = is_pressed;
-            if is_quiet {
-                self.pause(QUIET);
-            }
-        }
-    }
-
-    fn pause(&self, time: Duration) {
-        let until = Instant::now() + time;
-        let mut work = self.work.lock();
-        while !work.is_stopped && !work.is_pressed && !self.changed.wait_until(&mut work, until).timed_out() {}
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.work.lock().is_stopped
-    }
-
-    fn work_off(&self, is_quiet: bool) -> Result<(), StoreError> {
-        self.delete()?;
-        while self.is_pressed() && !self.is_stopped() {
-            let next = |index: &mut Index| index.next_to_move().into_iter().collect();
-            if !self.move_some(next)? && !self.free() {
-                break;
-            }
-            self.free();
-        }
-        while is_quiet && !self.is_stopped() && self.work.lock().committed.elapsed() >= QUIET {
-            if !self.move_some(|index| index.next_ended(MOVED_RUNS))? {
-                break;
-            }
-        }
-        self.free();
-        Ok(())
-    }
-
-    /// Moves runs that `next` names, as many as one transaction takes; says whether there were any.
-    fn move_some(&self, mut next: impl FnMut(&mut Index) -> Vec<RunId>) -> Result<bool, StoreError> {
-        let mut moved = Vec::new();
-        let mut bytes = 0;
-        let mut seen = std::collections::HashSet::new();
-        while bytes < MOVED_BYTES && moved.len() < MOVED_RUNS {
-            let snapshots: Vec<Snapshot> = {
-                let mut index = self.index.lock();
-                let runs = next(&mut index);
-                let new = runs.into_iter().filter(|run| seen.insert(*run)).take(MOVED_RUNS);
-                new.filter_map(|run| index.snapshot(run, MOVED_BYTES)).collect()
-            };
-            if snapshots.is_empty() {
-                break;
-            }
-            for snapshot in snapshots {
-                bytes += snapshot.extents.bytes() as usize;
-                moved.push(to_move(snapshot));
-            }
-        }
-        if moved.is_empty() {
-            return Ok(false);
-        }
-        // Of two that want the same key, the one that started later has it.
-        moved.sort_by_key(|moved| moved.record.id);
-        let in_service = self.index.lock().in_service();
-        let put = self.archive.put(&moved, in_service);
-        let mut index = self.index.lock();
-        for Moved { record, .. } in &moved {
-            match put {
-                Ok(()) => index.moved(record),
-                Err(_) => index.not_moved(record.id),
-            }
-        }
-        put.map(|()| true)
-    }
-
-    /// Frees the oldest segments that nobody needs; says whether there were any.
-    fn free(&self) -> bool {
-        let mut any = false;
-        loop {
-            let Some(segment) = self.index.lock().free_oldest() else { return any };
-            self.log.free(segment);
-            any = true;
-        }
-    }
-
-    /// Deletes from the archive what was deleted.
-    fn delete(&self) -> Result<(), StoreError> {
-        while !self.is_stopped() {
-            let doomed: Vec<(RunId, Deleted)> = self.index.lock().to_delete(DELETED_RUNS);
-            let runs: Vec<RunId> = doomed.into_iter().map(|(run, _)| run).collect();
-            if runs.is_empty() {
-                break;
-            }
-            self.archive.delete(&runs)?;
-            self.index.lock().deleted(&runs);
-        }
-        Ok(())
     }
 }
 
 /// What the archive is given of a run.
 pub(super) fn to_move(snapshot: Snapshot) -> Moved {
-    let Snapshot { mut record, extents, first, last, whole, archived_bytes } = snapshot;
+    let Snapshot { mut record, extents, first, last, whole, archived_bytes, keys } = snapshot;
     let (chunks, _) = log::salvage(&extents, record.id, first);
     if !whole {
         // It goes on in the journal, and so does what is known of it.
@@ -440,5 +367,5 @@ pub(super) fn to_move(snapshot: Snapshot) -> Moved {
         record.bytes = archived_bytes + chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
         record.ended = None;
     }
-    Moved { record, chunks }
+    Moved { record, chunks, keys }
 }

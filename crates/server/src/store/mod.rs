@@ -7,6 +7,7 @@ mod directory;
 mod embedded;
 mod files;
 mod log;
+mod mover;
 
 pub(crate) use embedded::{Settings, open};
 

@@ -21,17 +21,18 @@ use std::{
     time::Duration,
 };
 
-use outflow_engine::{Chunk, RunId, RunRecord, StoreError};
+use outflow_engine::{Chunk, Key, RunId, RunRecord, StoreError};
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use self::{
     blocks::PieceKey,
     disk::Disk,
     handle::{Fault, Handle},
-    room::{Backing, Growth},
+    room::Growth,
     row::{CHECKSUM_BYTES, Row, StateRow, nanos},
 };
 
+pub(super) use room::Backing;
 pub(super) use snapshot::Snapshot;
 
 /// The format of the archive. A newer one is refused.
@@ -78,6 +79,8 @@ pub(super) struct Moved {
     /// was lost can be made again. Where sequences that the record keeps are missing, reading there is
     /// [`StoreError::Damaged`] ever after.
     pub(super) chunks: Vec<Chunk>,
+    /// Keys that are bound to it from now on, and no longer to whom they were bound to.
+    pub(super) keys: Vec<Key>,
 }
 
 impl Archive {

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use outflow_engine::{Chunk, Key, RunId, Sequence, StoreError};
 use redb::ReadableTable as _;
 
@@ -20,9 +19,7 @@ use super::{
 const REMOVED_AT_ONCE: usize = 1024;
 
 impl Archive {
-    /// Makes all that is moved durable, together: the records are replaced, the frames appended, and keys that a record
-    /// had not before are bound to its run. Of two that are new to the same key the later one in `moved` has it, so
-    /// runs come in the order in which they started.
+    /// Makes all that is moved durable, together: the records are replaced, the frames appended, and the keys bound.
     ///
     /// # Errors
     /// Nothing is there that was not there before, or all of it; the same may be put again.
@@ -55,6 +52,21 @@ impl Archive {
         }
         Ok(())
     }
+
+    /// Makes keys nobody's.
+    ///
+    /// # Errors
+    /// Some may be; the same may be unbound again.
+    pub(in super::super) fn unbind(&self, keys: &[Key]) -> Result<(), StoreError> {
+        self.handle.make_room(|| {
+            self.write(Growth::OfReserve, |tables, _| {
+                for Key(key) in keys {
+                    tables.keys.remove(&key[..])?;
+                }
+                Ok(())
+            })
+        })
+    }
 }
 
 /// What was removed of a run.
@@ -70,7 +82,8 @@ impl Tables<'_> {
         let id = run.to_bytes();
         let mut row = Row::new(&moved.record);
         let mut frames = Frames::default();
-        let mut have = self.take_up(run, moved, &mut row, &mut frames, state)?;
+        let mut have = self.take_up(run, &mut row, &mut frames, state)?;
+        self.bind(run, &moved.keys)?;
 
         for chunk in &moved.chunks {
             let Some(chunk) = new_of(chunk, have) else { continue };
@@ -117,7 +130,6 @@ impl Tables<'_> {
     fn take_up(
         &mut self,
         run: RunId,
-        moved: &Moved,
         row: &mut Row,
         frames: &mut Frames,
         state: &mut StateRow,
@@ -128,9 +140,6 @@ impl Tables<'_> {
                 if let Some(ended) = &old.ended {
                     self.ended.remove(&ended_key(ended.in_service_nanos, &run.to_bytes()))?;
                 }
-                let known: Vec<&Bytes> = old.keys().collect();
-                let new = moved.record.keys.iter().filter(|key| !known.contains(&&key.0));
-                self.bind(run, new)?;
                 row.block_bytes = old.block_bytes;
                 row.last_block_bytes = old.last_block_bytes;
                 row.last = row.last.max(old.last);
@@ -144,10 +153,7 @@ impl Tables<'_> {
                 let last = self.blocks(run)?.next_back().transpose()?;
                 Ok(last.map_or(0, |(key, _)| piece_place(key.value()).1))
             }
-            None => {
-                self.bind(run, &moved.record.keys)?;
-                Ok(0)
-            }
+            None => Ok(0),
         }
     }
 

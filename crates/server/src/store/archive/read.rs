@@ -26,6 +26,16 @@ impl Archive {
         })
     }
 
+    /// Bytes that a run takes, as [`Archive::bytes`] counts them; 0 where it is not there, or its record is damaged.
+    pub(in super::super) fn bytes_of(&self, run: RunId) -> Result<u64, StoreError> {
+        let id = run.to_bytes();
+        self.handle.read(|transaction| {
+            let Some(value) = transaction.open_table(RUNS)?.get(&id)? else { return Ok(0) };
+            let row = row::decode::<Row>(&id, value.value());
+            Ok(row.map_or(0, |row| row.footprint(value.value().len())))
+        })
+    }
+
     /// See [`outflow_engine::Store::bound`].
     pub(in super::super) fn bound(&self, Key(key): &Key) -> Result<Option<RunId>, StoreError> {
         self.handle.read(|transaction| {

@@ -8,9 +8,13 @@ use std::{
     time::Duration,
 };
 
-use outflow_engine::{Chunk, RunId, StoreError};
+use outflow_engine::{Chunk, StoreError};
 
-use super::super::archive::{Archive, Moved, Snapshot};
+use super::super::{
+    archive::{Archive, Moved, Snapshot},
+    log::Doomed,
+    mover::delete,
+};
 
 /// What is put into the new archive at once, in bytes and in runs.
 const BYTES_AT_ONCE: usize = 16 * 1024 * 1024;
@@ -24,7 +28,7 @@ pub(in super::super) struct Moment<'a, L> {
     /// one perhaps in several pieces.
     pub(in super::super) live: L,
     /// The runs that are deleted, and may still be in the archive.
-    pub(in super::super) deleted: Vec<RunId>,
+    pub(in super::super) deleted: Vec<Doomed>,
     /// How long it had been in service.
     pub(in super::super) in_service: Duration,
 }
@@ -50,10 +54,10 @@ fn add(
     live: impl Iterator<Item = Result<Moved, StoreError>>,
     is_ending: &AtomicBool,
     in_service: Duration,
-    deleted: &[RunId],
+    deleted: &[Doomed],
 ) -> Result<(), StoreError> {
-    for runs in deleted.chunks(RUNS_AT_ONCE) {
-        archive.delete(runs)?;
+    for doomed in deleted.chunks(RUNS_AT_ONCE) {
+        delete(archive, doomed)?;
     }
     let (mut moved, mut bytes) = (Vec::new(), 0);
     for piece in live {
@@ -81,7 +85,7 @@ pub(in super::super) fn ending() -> StoreError {
 mod tests {
     use std::sync::Arc;
 
-    use outflow_engine::{RunRecord, Sequence, Start, Timestamp};
+    use outflow_engine::{RunId, RunRecord, Sequence, Start, Timestamp};
 
     use super::*;
 
@@ -92,7 +96,7 @@ mod tests {
         let mut record = RunRecord::new(id, Arc::new(Start::default()));
         (record.last, record.bytes) = (Sequence::new(last), last * 7);
         let chunk = Chunk::new(Sequence::new(first), Sequence::new(last), [frames.into()]);
-        Moved { record, chunks: vec![chunk] }
+        Moved { record, chunks: vec![chunk], keys: Vec::new() }
     }
 
     fn ids(archive: &Archive) -> Vec<(RunId, u64)> {
@@ -109,7 +113,7 @@ mod tests {
             archive: archive.snapshot().unwrap(),
             // A run that goes on in pieces, and one that is new.
             live: [moved(2, 11..=15), moved(2, 16..=20), moved(4, 1..=3)].into_iter().map(Ok),
-            deleted: vec![moved(3, 1..=1).record.id],
+            deleted: vec![Doomed { run: moved(3, 1..=1).record.id, keys: Vec::new() }],
             in_service: Duration::from_secs(9),
         };
         let target = folder.path().join("target");

@@ -24,7 +24,7 @@ use super::{
     directory::{self, ARCHIVE, Claimed, MARKER},
     embedded::{MOVED_BYTES, to_move},
     files::{Directory, Files},
-    log::{self, Index, Opened, Size},
+    log::{self, Doomed, Index, Opened, Size},
 };
 
 /// The question for a backup is this, and the path of the new directory.
@@ -62,7 +62,7 @@ pub(crate) fn check(path: &Path, tell: &mut dyn FnMut(&str)) -> Result<Checked, 
     idle.findings.iter().for_each(|finding| tell(finding));
     let in_archive = idle.archive.snapshot()?.check(&mut |finding| tell(&format!("{ARCHIVE}: {finding}")))?;
     let mut checked = Checked { runs: in_archive.runs, bytes: in_archive.bytes };
-    for (run, _) in idle.index.to_delete(usize::MAX) {
+    for Doomed { run, .. } in idle.index.to_delete(usize::MAX) {
         checked.runs -= u64::from(idle.archive.find(run).is_ok_and(|found| found.is_some()));
     }
     for piece in idle.index.moment(MOVED_BYTES) {
@@ -114,7 +114,7 @@ pub(crate) fn backup(path: &Path, target: &Path) -> Result<(), StoreError> {
     let moment = Moment {
         archive: idle.archive.snapshot()?,
         live: idle.index.moment(MOVED_BYTES).into_iter().map(|snapshot| Ok(to_move(snapshot))),
-        deleted: idle.index.to_delete(usize::MAX).into_iter().map(|(run, _)| run).collect(),
+        deleted: idle.index.to_delete(usize::MAX),
         in_service: idle.index.in_service(),
     };
     write(moment, &target, &AtomicBool::new(false))
@@ -194,7 +194,7 @@ fn open(path: &Path) -> Result<Idle, StoreError> {
     }
     let files: Arc<dyn Files> = Arc::new(Directory::open(path).map_err(|error| cannot("open", path, &error))?);
     let claimed = directory::claim(&*files)?;
-    let archive = Archive::open(&path.join(ARCHIVE))?;
+    let archive = directory::open_archive(&*files, |name| Archive::open(&path.join(name)))?;
     // The sizes are for what is written, and nothing is.
     let size = Size { segment_bytes: 16 << 20, segments_max: 16, patience: Duration::ZERO, ahead: false };
     let Opened { log: _, index, findings } = log::open(files, claimed.id, size, &archive)?;

@@ -283,6 +283,34 @@ fn a_check_names_what_is_damaged_in_archive_and_journal() {
 }
 
 #[test]
+fn a_backup_has_what_follows_lost_responses() {
+    let place = Place::new();
+    let (path, target) = (place.path("data"), place.path("target"));
+    let store = open(&path);
+    commit(&*store, 1, vec![(1, started(1)), (1, frames(1, 1..=50))]);
+    // Others lie between, so that the three are not read as one.
+    for (n, sequences) in [(2, 51..=60), (3, 61..=90)] {
+        commit(&*store, n, vec![(n, started(n)), (n, frames(n, 1..=50)), (1, frames(1, sequences))]);
+    }
+    drop(store);
+    assert_eq!(damage(&path, &frame(1, 55), |name| name != ARCHIVE), 1);
+    backup(&path, &target).unwrap();
+    let copy = open(&target);
+    assert!(matches!(copy.read(run_id(1), Sequence::new(55), 1), Err(StoreError::Damaged(_))));
+    let (mut next, mut bytes) = (61, Vec::new());
+    while next <= 90 {
+        for chunk in copy.read(run_id(1), Sequence::new(next), 1 << 20).unwrap() {
+            chunk
+                .between(Sequence::new(next), chunk.last())
+                .into_parts()
+                .for_each(|part| bytes.extend_from_slice(&part));
+            next = chunk.last().get() + 1;
+        }
+    }
+    assert_eq!(bytes, (61..=90).flat_map(|sequence| frame(1, sequence)).collect::<Vec<u8>>());
+}
+
+#[test]
 fn a_check_names_a_page_that_only_redb_knows() {
     let place = Place::new();
     let path = place.path("data");

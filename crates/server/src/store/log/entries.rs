@@ -121,9 +121,9 @@ impl Entries {
         })
     }
 
-    /// The first entries that are not lost, and the sequences before them that are.
-    pub(super) fn first_readable(&self) -> usize {
-        self.list.iter().take_while(|entry| entry.length == 0).count()
+    /// The first entry from `at` on that is not lost, or how many entries there are.
+    pub(super) fn next_readable(&self, at: usize) -> usize {
+        at + self.list[at..].iter().take_while(|entry| entry.length == 0).count()
     }
 
     /// How many entries there are.

@@ -25,17 +25,21 @@ const RUN_BYTES: usize = size_of::<State>() + 3 * size_of::<RunId>() + 64;
 /// What is in the live journal.
 #[derive(Default)]
 pub(in super::super) struct Index {
-    runs: HashMap<RunId, Box<State>>,
+    pub(super) runs: HashMap<RunId, Box<State>>,
     /// The names of `runs`.
-    order: BTreeSet<RunId>,
+    pub(super) order: BTreeSet<RunId>,
     /// Those of `runs` that ended.
-    ended: BTreeSet<(Duration, RunId)>,
-    /// Whom a key was bound to by a run whose record the archive does not have yet, or that is being deleted.
-    keys: HashMap<Key, RunId>,
+    pub(super) ended: BTreeSet<(Duration, RunId)>,
+    /// Whom a key was bound to last, where the archive does not say so yet.
+    pub(super) keys: HashMap<Key, RunId>,
     /// Runs that are no longer there, but of which the archive may still hold something.
     deleted: BTreeMap<RunId, Deleted>,
+    /// How many of `deleted` keep each segment.
+    deleted_in: BTreeMap<u64, usize>,
+    /// Ended runs that a commit in flight changes: they stay.
+    pub(super) held: Vec<RunId>,
     /// Segments in use, the oldest first.
-    live: VecDeque<Live>,
+    pub(super) live: VecDeque<Live>,
     /// Runs that have records here and no beginning: what was lost.
     headless: BTreeMap<RunId, String>,
     /// Bytes of frames that only the journal has.
@@ -43,26 +47,36 @@ pub(in super::super) struct Index {
     /// Bytes of deleted runs that the archive still counts.
     doomed_bytes: u64,
     /// Bytes that all this takes in memory, about.
-    memory: usize,
+    pub(super) memory: usize,
     in_service: Duration,
 }
 
 /// What is known of a run that was deleted, until the archive has deleted it.
-#[derive(Clone)]
-pub(in super::super) struct Deleted {
+struct Deleted {
     /// Its keys, as far as the archive has not seen them.
-    pub(in super::super) unseen: Vec<Key>,
+    unseen: Vec<Key>,
     /// What it takes in the archive.
     bytes: u64,
+    /// The first segment that is kept so long: the one that tells of the deletion, or the run would be there again after a
+    /// crash; and of a run with keys that the archive has not seen, those that tell of these, or whoever had one before
+    /// would have it again.
+    segment: u64,
+}
+
+/// A run that the archive has to delete.
+pub(in super::super) struct Doomed {
+    pub(in super::super) run: RunId,
+    /// Keys that were bound to it last. The archive may have them for others, who do not get them back.
+    pub(in super::super) keys: Vec<Key>,
 }
 
 /// A segment in use.
-struct Live {
-    segment: Arc<Segment>,
+pub(super) struct Live {
+    pub(super) segment: Arc<Segment>,
     /// Runs that have records in it, in the order of their first ones.
-    runs: Vec<RunId>,
+    pub(super) runs: Vec<RunId>,
     /// How many of `runs` need nothing of it any more.
-    settled: usize,
+    pub(super) settled: usize,
 }
 
 /// One run.
@@ -73,12 +87,14 @@ pub(super) struct State {
     pub(super) archived: Option<Sequence>,
     /// Bytes of the frames that the archive has.
     pub(super) archived_bytes: u64,
-    /// Whether there is something of it that the archive does not have.
+    /// Whether there is something of it that the archive does not have, nor is being given.
     pub(super) dirty: bool,
+    /// Whether it is on its way to the archive.
+    pub(super) is_moving: bool,
     /// The newest segment that lists it.
     touched: u64,
     /// Everything of it in segments before this one is in the archive.
-    settled: u64,
+    pub(super) settled: u64,
 }
 
 /// Where what a reader asks for is.
@@ -105,6 +121,8 @@ pub(in super::super) struct Snapshot {
     pub(in super::super) whole: bool,
     /// Bytes of its frames that the archive has already.
     pub(in super::super) archived_bytes: u64,
+    /// Keys that are bound to it and that the archive is to be told of.
+    pub(in super::super) keys: Vec<Key>,
 }
 
 impl State {
@@ -115,6 +133,7 @@ impl State {
             archived: None,
             archived_bytes: 0,
             dirty: true,
+            is_moving: false,
             touched: 0,
             settled: 0,
         }
@@ -140,7 +159,7 @@ impl State {
     }
 
     /// The part of it that grows.
-    fn growing_memory(&self) -> usize {
+    pub(super) fn growing_memory(&self) -> usize {
         let jobs = self.record.jobs.started.capacity() + self.record.jobs.ended.capacity();
         self.entries.memory() + jobs * size_of::<u32>()
     }
@@ -171,7 +190,10 @@ impl Index {
     pub(in super::super) fn add(&mut self, run: RunId, record: &Record, place: Place) {
         match record {
             Record::Started(start) => self.start(run, start.clone()),
-            Record::Deleted => return self.delete(run),
+            Record::Deleted => {
+                let segment = self.number(place.slot);
+                return self.delete(run, segment);
+            }
             Record::KeyBound(key) => {
                 self.bind(run, key.clone());
                 if let Some(state) = self.runs.get_mut(&run) {
@@ -208,13 +230,29 @@ impl Index {
         }
     }
 
-    /// Binds one more key to a run.
+    /// The number of the segment in a slot.
+    fn number(&self, slot: u32) -> u64 {
+        let live = self.live.iter().rev().find(|live| live.segment.slot == slot);
+        live.map_or(0, |live| live.segment.number)
+    }
+
+    /// Binds one more key to a run, which may have had it before another one had.
     pub(super) fn bind(&mut self, run: RunId, key: Key) {
         if let Some(state) = self.runs.get_mut(&run) {
-            self.memory += key.0.len() + 128;
             self.keys.insert(key.clone(), run);
-            state.record.keys.push(key);
+            if !state.record.keys.contains(&key) {
+                self.memory += key.0.len() + 128;
+                state.record.keys.push(key);
+            }
             state.dirty = true;
+        }
+    }
+
+    /// Notes that the keys of a run that the archive has were bound to it at this place of the journal: whom they were
+    /// bound to before has them no more, and what the archive says is newer than that.
+    pub(super) fn pass_on(&mut self, keys: &[Key]) {
+        for key in keys {
+            self.keys.remove(key);
         }
     }
 
@@ -237,7 +275,7 @@ impl Index {
     }
 
     /// Takes a run out, with nothing said about what becomes of it.
-    fn remove(&mut self, run: RunId) -> Option<Box<State>> {
+    pub(super) fn remove(&mut self, run: RunId) -> Option<Box<State>> {
         let state = self.runs.remove(&run)?;
         self.order.remove(&run);
         if let Some(ended) = &state.record.ended {
@@ -248,18 +286,29 @@ impl Index {
         Some(state)
     }
 
-    pub(super) fn delete(&mut self, run: RunId) {
+    /// Notes that a run was deleted, as the segment of a number tells.
+    pub(super) fn delete(&mut self, run: RunId, segment: u64) {
         self.headless.remove(&run);
         let state = self.remove(run);
         let unseen = state.as_ref().map(|state| state.record.keys.clone()).unwrap_or_default();
         let bytes = state.map_or(0, |state| state.archived_bytes);
-        self.doomed_bytes += bytes;
-        self.deleted.insert(run, Deleted { unseen, bytes });
+        let is_bound = unseen.iter().any(|key| self.keys.get(key) == Some(&run));
+        let oldest = self.live.front().map_or(segment, |oldest| oldest.segment.number);
+        let segment = if is_bound { oldest } else { segment };
+        if let std::collections::btree_map::Entry::Vacant(entry) = self.deleted.entry(run) {
+            entry.insert(Deleted { unseen, bytes, segment });
+            *self.deleted_in.entry(segment).or_default() += 1;
+            self.doomed_bytes += bytes;
+        }
     }
 
     /// Runs that the archive has to delete, at most so many.
-    pub(in super::super) fn to_delete(&self, max: usize) -> Vec<(RunId, Deleted)> {
-        self.deleted.iter().take(max).map(|(run, deleted)| (*run, deleted.clone())).collect()
+    pub(in super::super) fn to_delete(&self, max: usize) -> Vec<Doomed> {
+        let doomed = self.deleted.iter().take(max).map(|(run, deleted)| {
+            let keys = deleted.unseen.iter().filter(|key| self.keys.get(key) == Some(run)).cloned().collect();
+            Doomed { run: *run, keys }
+        });
+        doomed.collect()
     }
 
     /// Forgets runs that the archive has deleted.
@@ -267,12 +316,36 @@ impl Index {
         for run in runs {
             let Some(deleted) = self.deleted.remove(run) else { continue };
             self.doomed_bytes -= deleted.bytes;
+            if let Some(count) = self.deleted_in.get_mut(&deleted.segment) {
+                *count -= 1;
+                if *count == 0 {
+                    self.deleted_in.remove(&deleted.segment);
+                }
+            }
             self.unbind(*run, &deleted.unseen);
         }
     }
 
+    /// Whether something was deleted that the archive has not deleted yet.
+    pub(in super::super) fn is_anything_doomed(&self) -> bool {
+        !self.deleted.is_empty()
+    }
+
+    /// Whether the archive has deleted all that was deleted up to a segment.
+    pub(super) fn is_deleted_up_to(&self, segment: u64) -> bool {
+        self.deleted_in.first_key_value().is_none_or(|(first, _)| *first > segment)
+    }
+
+    /// Notes what a run that was deleted takes in the archive by now.
+    pub(in super::super) fn is_doomed(&mut self, run: RunId, bytes: u64) {
+        if let Some(deleted) = self.deleted.get_mut(&run) {
+            self.doomed_bytes = self.doomed_bytes - deleted.bytes + bytes;
+            deleted.bytes = bytes;
+        }
+    }
+
     /// Forgets the keys of a run whose record is in the archive now, or is nowhere.
-    fn unbind(&mut self, run: RunId, keys: &[Key]) {
+    pub(super) fn unbind(&mut self, run: RunId, keys: &[Key]) {
         for key in keys {
             if self.keys.get(key) == Some(&run) {
                 self.keys.remove(key);
@@ -323,7 +396,7 @@ impl Index {
         }
     }
 
-    fn extents(&self, entries: impl Iterator<Item = Place>) -> Extents {
+    pub(super) fn extents(&self, entries: impl Iterator<Item = Place>) -> Extents {
         let mut extents = Extents::default();
         for place in entries {
             extents.push(place, |slot| {
@@ -364,118 +437,6 @@ impl Index {
         let behind = behind.map_or(Unbounded, Excluded);
         let runs = self.ended.range((behind, Unbounded)).take(max);
         runs.map(|(_, run)| self.runs[run].record.clone()).collect()
-    }
-
-    /// Segments in use.
-    pub(in super::super) fn segments(&self) -> usize {
-        self.live.len()
-    }
-
-    /// The next run that holds the oldest segment, where that is not the one being written; `None` where nobody does.
-    pub(in super::super) fn next_to_move(&mut self) -> Option<RunId> {
-        let [oldest, _, ..] = self.live.make_contiguous() else { return None };
-        while let Some(run) = oldest.runs.get(oldest.settled) {
-            let holds = |state: &State| state.dirty && state.settled <= oldest.segment.number;
-            if self.runs.get(run).is_some_and(|state| holds(state)) {
-                return Some(*run);
-            }
-            oldest.settled += 1;
-        }
-        None
-    }
-
-    /// Ended runs that are here, at most so many.
-    pub(in super::super) fn next_ended(&self, max: usize) -> Vec<RunId> {
-        self.ended.iter().take(max).map(|(_, run)| *run).collect()
-    }
-
-    /// Takes out the oldest segment where nobody holds it and a newer one says what was last committed.
-    pub(in super::super) fn free_oldest(&mut self) -> Option<Arc<Segment>> {
-        if self.live.len() < 2 || self.next_to_move().is_some() {
-            return None;
-        }
-        self.live.pop_front().map(|live| live.segment)
-    }
-
-    /// What of a run is to be moved, with frames of about `bytes_max` at most; `None` where it is not here.
-    pub(in super::super) fn snapshot(&mut self, run: RunId, bytes_max: usize) -> Option<Snapshot> {
-        let newest = self.live.back().map_or(0, |live| live.segment.number);
-        let state = self.runs.get_mut(&run)?;
-        let from = state.entries.first_readable();
-        let places: Vec<Place> = state.entries.places(from, bytes_max, usize::MAX).collect();
-        let taken = from + places.len();
-        let whole = taken == state.entries.len();
-        if whole {
-            state.dirty = false;
-            state.settled = newest;
-        }
-        let (record, archived_bytes) = (state.record.clone(), state.archived_bytes);
-        let first = state.entries.first_of(from).unwrap_or(Sequence::FIRST);
-        // What is not whole ends where the next entry begins.
-        let last = state.entries.first_of(taken).map_or(record.last, |next| Sequence::new(next.get() - 1));
-        let extents = self.extents(places.into_iter());
-        Some(Snapshot { record, extents, first, last, whole, archived_bytes })
-    }
-
-    /// All that is here, as it would be moved to the archive, in the order in which the runs started: a long run in
-    /// pieces with frames of about `bytes_max`. Nothing is noted, and segments that it names are not used again while it
-    /// is kept.
-    pub(in super::super) fn moment(&self, bytes_max: usize) -> Vec<Snapshot> {
-        let mut pieces = Vec::new();
-        for state in self.order.iter().map(|run| &self.runs[run]) {
-            let entries = &state.entries;
-            let mut from = entries.first_readable();
-            loop {
-                let places: Vec<Place> = entries.places(from, bytes_max, usize::MAX).collect();
-                let first = entries.first_of(from).unwrap_or(Sequence::FIRST);
-                from += places.len();
-                let whole = places.is_empty() || from == entries.len();
-                let last = entries.first_of(from).map_or(state.record.last, |next| Sequence::new(next.get() - 1));
-                let (record, archived_bytes) = (state.record.clone(), state.archived_bytes);
-                let extents = self.extents(places.into_iter());
-                pieces.push(Snapshot { record, extents, first, last, whole, archived_bytes });
-                if whole {
-                    break;
-                }
-            }
-        }
-        pieces
-    }
-
-    /// Notes that the archive has a run so; where that is the end of it, the run is no longer here.
-    pub(in super::super) fn moved(&mut self, record: &RunRecord) {
-        let Some(state) = self.runs.get_mut(&record.id) else {
-            // Deleted meanwhile: now the archive has something of it, too.
-            if let Some(deleted) = self.deleted.get_mut(&record.id) {
-                self.doomed_bytes = self.doomed_bytes - deleted.bytes + record.bytes;
-                deleted.bytes = record.bytes;
-            }
-            return;
-        };
-        let memory = state.growing_memory();
-        state.entries.trim(record.last, state.record.last);
-        self.memory = self.memory.saturating_sub(memory.saturating_sub(state.growing_memory()));
-        self.bytes -= record.bytes - state.archived_bytes;
-        state.archived = Some(record.last);
-        state.archived_bytes = record.bytes;
-        // Those bound meanwhile are not in the archive.
-        let keys = record.keys.clone();
-        if record.ended.is_some() && !state.dirty {
-            self.remove(record.id);
-        }
-        self.unbind(record.id, &keys);
-    }
-
-    /// Notes that the archive could not be given a run.
-    pub(in super::super) fn not_moved(&mut self, run: RunId) {
-        if let Some(state) = self.runs.get_mut(&run) {
-            state.dirty = true;
-            state.settled = 0;
-        }
-        // It may have been passed over meanwhile.
-        if let Some(oldest) = self.live.front_mut() {
-            oldest.settled = 0;
-        }
     }
 
     pub(super) fn state(&mut self, run: RunId) -> Option<&mut State> {

@@ -4,6 +4,7 @@
 mod body;
 mod entries;
 mod index;
+mod moving;
 mod read;
 mod record;
 mod replay;
@@ -19,7 +20,7 @@ use std::{
 use outflow_engine::{Batch, Record, Room, StoreError};
 use parking_lot::Mutex;
 
-pub(super) use index::{Deleted, Index, Lookup, Snapshot};
+pub(super) use index::{Doomed, Index, Lookup, Snapshot};
 pub(super) use read::{read, salvage};
 pub(super) use record::DirectoryId;
 use record::{BATCH_BYTES, BatchHead, HEAD_BYTES, HEADER_BYTES, Head};
@@ -104,17 +105,24 @@ impl Log {
         self.ring.free(segment);
     }
 
+    /// Whether a commit waits for segments to be freed.
+    pub(super) fn is_short(&self) -> bool {
+        self.ring.is_short()
+    }
+
     /// How many segments there may be.
     pub(super) fn segments_max(&self) -> usize {
         self.ring.size().segments_max
     }
 
     /// Makes a batch durable, and then says where its records are: the segments that begin with it, and a place for
-    /// each record. After an error nothing of it counts, and the next batch goes to another segment.
+    /// each record. After an error nothing of it counts, and the next batch goes to another segment. `is_waiting` is called
+    /// where segments have to be freed before.
     pub(super) fn commit(
         &self,
         batch: &Batch,
         room: Room,
+        is_waiting: impl Fn(),
         is_durable: impl FnOnce(&[Arc<Segment>], &[Place]),
     ) -> Result<(), StoreError> {
         let mut writer = self.writer.lock();
@@ -122,7 +130,7 @@ impl Log {
         writer.measure(batch)?;
         let parts = self.parts(writer)?;
         let continues = writer.current.as_ref().is_some_and(|current| current.room() >= parts[0].bytes);
-        let taken = self.ring.take(parts.len() - usize::from(continues), room)?;
+        let taken = self.ring.take(parts.len() - usize::from(continues), room, is_waiting)?;
         let before = writer.current.take().filter(|_| continues);
         let oldest = self.ring.oldest();
 

@@ -33,7 +33,7 @@ pub(in super::super) struct Opened {
     pub(in super::super) findings: Vec<Finding>,
 }
 
-/// Opens the live journal in `files`, or begins one. Nothing is written.
+/// Opens the live journal in `files`, or begins one. Nothing in it is changed.
 pub(in super::super) fn open(
     files: Arc<dyn Files>,
     directory: DirectoryId,
@@ -50,6 +50,7 @@ pub(in super::super) fn open(
         jobs: HashMap::new(),
         parts: Vec::new(),
         tail: (0, 0),
+        last: Vec::new(),
     };
     for record in base.unended()? {
         replay.index.insert(record.id, State::archived(record));
@@ -59,6 +60,7 @@ pub(in super::super) fn open(
         let is_sealed = at + 1 < count && limit < segment.bytes;
         replay.segment(&Arc::new(segment), limit, is_sealed)?;
     }
+    replay.make_durable()?;
     let (index, findings, tail) = replay.finish();
     for finding in &findings {
         tracing::error!("the live journal in {} is damaged: {finding}", files.place());
@@ -82,6 +84,8 @@ struct Replay<'a> {
     parts: Vec<Part>,
     /// The end of the last whole batch.
     tail: (u64, u32),
+    /// The last whole batch.
+    last: Vec<Part>,
 }
 
 #[derive(Default)]
@@ -153,9 +157,10 @@ impl Replay<'_> {
             );
         }
         self.index.serve_until(Duration::from_nanos(head.in_service));
-        for Part { segment, bytes, records } in parts {
-            self.records(&segment, &bytes, records, Trust::Checked)?;
+        for Part { segment, bytes, records } in &parts {
+            self.records(segment, bytes, records.clone(), Trust::Checked)?;
         }
+        self.last = parts;
         self.tail = (number, HEADER_BYTES + end as u32);
         Ok(())
     }
@@ -276,7 +281,9 @@ impl Replay<'_> {
     fn record(&mut self, segment: &Arc<Segment>, run: RunId, record: Record) -> Result<(), StoreError> {
         match record {
             Record::Started(start) => {
-                if !self.knows(run)? && !self.index.is_deleted(run) {
+                if self.knows(run)? {
+                    self.index.pass_on(&start.keys);
+                } else if !self.index.is_deleted(run) {
                     self.index.start(run, start);
                     self.index.touch(run, segment.slot);
                 }
@@ -285,12 +292,16 @@ impl Replay<'_> {
             Record::Deleted => {
                 self.knows(run)?;
                 self.unknown.remove(&run);
-                self.index.delete(run);
+                self.index.delete(run, segment.number);
                 return Ok(());
             }
             _ => {}
         }
         if !self.must_know(segment, run)? {
+            if let Record::KeyBound(key) = &record {
+                // It took the key from another all the same; what the archive had of that was undone before it forgot this run.
+                self.index.pass_on(std::slice::from_ref(key));
+            }
             return Ok(());
         }
         let state = self.index.state(run).expect("the run is known");
@@ -300,7 +311,8 @@ impl Replay<'_> {
             Record::Ended(_) => state.record.ended.is_none(),
             Record::HeadDropped(first) => *first > state.record.first,
             Record::LingerRaised(linger) => *linger != state.record.linger,
-            Record::KeyBound(key) => !state.record.keys.contains(key),
+            // Bound again: it may have been another's meanwhile.
+            Record::KeyBound(_) => true,
             Record::Started(_) | Record::Deleted | Record::Frames(_) => unreachable!("handled before"),
         };
         if is_new {
@@ -342,6 +354,21 @@ impl Replay<'_> {
             }
         };
         self.found(segment, Some(run), what);
+        Ok(())
+    }
+
+    /// Makes the last batch durable, which will be shown: the process that wrote it may have been killed before its sync,
+    /// or after one that failed, and then it is in the kernel's memory only. Of pages whose sync failed, another sync says
+    /// that all is well; so they are written again, as they are. Every batch before it was synced before this one began.
+    fn make_durable(&self) -> Result<(), StoreError> {
+        for Part { segment, bytes, records } in &self.last {
+            let batch = records.start - BATCH_BYTES..records.end;
+            let offset = u64::from(HEADER_BYTES) + batch.start as u64;
+            let written = segment.file.write_at(&bytes[batch], offset).and_then(|()| segment.file.sync());
+            written.map_err(|error| {
+                store_error(&error, || format!("making {segment:?} of the live journal durable failed: {error}"))
+            })?;
+        }
         Ok(())
     }
 

@@ -161,8 +161,21 @@ impl Ring {
         self.changed.notify_all();
     }
 
-    /// So many prepared segments, all or none. Waits for the archive where the bound is reached.
-    pub(super) fn take(&self, count: usize, room: Room) -> Result<Vec<Arc<Segment>>, StoreError> {
+    /// Whether a commit needs more segments than may be prepared.
+    pub(super) fn is_short(&self) -> bool {
+        let state = self.state.lock();
+        let may_be = self.size.segments_max.saturating_sub(state.slots.len());
+        state.wanted > state.ready.len() + state.free.len() + may_be
+    }
+
+    /// So many prepared segments, all or none. Waits for the archive where the bound is reached, and then calls
+    /// `is_waiting`.
+    pub(super) fn take(
+        &self,
+        count: usize,
+        room: Room,
+        is_waiting: impl Fn(),
+    ) -> Result<Vec<Arc<Segment>>, StoreError> {
         let wanted = count + usize::from(room == Room::Ordinary);
         if wanted > self.size.segments_max.saturating_sub(1) {
             return Err(StoreError::Full(format!(
@@ -174,6 +187,13 @@ impl Ring {
             )));
         }
         let deadline = Instant::now() + self.size.patience;
+        {
+            let mut state = self.state.lock();
+            state.wanted = wanted.max(READY);
+        }
+        if self.is_short() {
+            is_waiting();
+        }
         let mut state = self.state.lock();
         let failures = state.failures;
         while state.ready.len() < wanted {
@@ -190,7 +210,6 @@ impl Ring {
             if state.failures > failures {
                 return Err(StoreError::Full(state.failure.clone()));
             }
-            state.wanted = wanted.max(READY);
             self.changed.notify_all();
             if self.changed.wait_until(&mut state, deadline).timed_out() && state.ready.len() < wanted {
                 return Err(self.full(self.size.patience));

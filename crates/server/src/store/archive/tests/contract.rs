@@ -54,7 +54,7 @@ fn a_record_comes_back_as_it_went_in() {
         let mut record = RunRecord { id: run_id(2 + n as u64), ..record.clone() };
         let in_service = Duration::new(1, 1);
         record.add(&Record::Ended(Ended { end, jobs_failed: 3, at: Timestamp::from_millis(9), in_service }));
-        let put = [Moved { record, chunks: vec![] }];
+        let put = [Moved { keys: record.keys.clone(), record, chunks: vec![] }];
         archive.put(&put, in_service).unwrap();
         model.put(&put, in_service);
     }
@@ -113,24 +113,31 @@ fn no_part_of_a_chunk_ends_in_a_frames_head() {
 }
 
 #[test]
-fn a_key_belongs_to_the_run_that_was_started_last_with_it() {
+fn a_key_belongs_to_the_run_that_it_was_bound_to_last() {
     let place = Place::new();
     let archive = place.open();
-    let put = |n, keys: &[&str]| archive.put(&[moved(&mut run(n, keys), vec![])], Duration::ZERO).unwrap();
-    put(1, &["a", "b"]);
-    put(2, &["b", "c"]);
+    let put = |n, keys: &[&'static str], bound: &[&'static str]| {
+        let bound = bound.iter().map(|text| key(text)).collect();
+        let put = Moved { keys: bound, ..moved(&mut run(n, keys), vec![]) };
+        archive.put(&[put], Duration::ZERO).unwrap();
+    };
+    put(1, &["a", "b"], &["a", "b"]);
+    put(2, &["b", "c"], &["b", "c"]);
     assert_eq!(archive.bound(&key("a")).unwrap(), Some(run_id(1)));
     assert_eq!(archive.bound(&key("b")).unwrap(), Some(run_id(2)));
     // A run that is there already takes nothing back.
-    put(1, &["a", "b"]);
+    put(1, &["a", "b"], &[]);
     assert_eq!(archive.bound(&key("b")).unwrap(), Some(run_id(2)));
     // One that is bound to it later is.
     let mut later = run(1, &["a", "b"]);
     later.add(&Record::KeyBound(key("d")));
-    archive.put(&[moved(&mut later, vec![])], Duration::ZERO).unwrap();
+    let put = Moved { keys: vec![key("d")], ..moved(&mut later, vec![]) };
+    archive.put(&[put], Duration::ZERO).unwrap();
     assert_eq!(archive.bound(&key("d")).unwrap(), Some(run_id(1)));
     assert_eq!(archive.bound(&key("b")).unwrap(), Some(run_id(2)));
     assert_eq!(archive.find(run_id(1)).unwrap(), Some(later));
+    archive.unbind(&[key("c")]).unwrap();
+    assert_eq!(archive.bound(&key("c")).unwrap(), None);
     archive.delete(&[run_id(1)]).unwrap();
     assert_eq!(archive.bound(&key("d")).unwrap(), None);
     assert_eq!(archive.bound(&key("a")).unwrap(), None);
@@ -162,7 +169,7 @@ fn what_is_there_already_is_passed_over() {
     let mut record = run(1, &[]);
     let mut model = Model::default();
     let mut put = |record: &RunRecord, chunks| {
-        let put = [Moved { record: record.clone(), chunks }];
+        let put = [Moved { record: record.clone(), chunks, keys: Vec::new() }];
         archive.put(&put, Duration::ZERO).unwrap();
         model.put(&put, Duration::ZERO);
         model.assert_in(&archive);
@@ -183,7 +190,10 @@ fn a_hole_is_damage_and_the_rest_is_read() {
     moved(&mut record, vec![whole]);
     let part = |first, last| chunk(1, first..=last, 24);
     archive
-        .put(&[Moved { record: record.clone(), chunks: vec![part(1, 300), part(400, 900)] }], Duration::ZERO)
+        .put(
+            &[Moved { record: record.clone(), chunks: vec![part(1, 300), part(400, 900)], keys: Vec::new() }],
+            Duration::ZERO,
+        )
         .unwrap();
     let read = |from| archive.read(record.id, Sequence::new(from), 1 << 20);
     assert_eq!(read(1).unwrap().last().unwrap().last(), Sequence::new(300));

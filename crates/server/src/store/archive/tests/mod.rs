@@ -85,7 +85,7 @@ fn moved(record: &mut RunRecord, chunks: Vec<Chunk>) -> Moved {
     for chunk in &chunks {
         record.add(&Record::Frames(chunk.clone()));
     }
-    Moved { record: record.clone(), chunks }
+    Moved { record: record.clone(), chunks, keys: record.keys.clone() }
 }
 
 fn ended(seconds: u64) -> Record {

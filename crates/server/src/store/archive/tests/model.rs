@@ -31,10 +31,8 @@ impl Model {
     /// As [`Archive::put`].
     pub(super) fn put(&mut self, moved: &[Moved], in_service: Duration) {
         self.in_service = self.in_service.max(in_service);
-        for Moved { record, chunks } in moved {
-            let known = self.runs.get(&record.id).map_or(&[][..], |(known, _)| &known.keys);
-            let new = record.keys.iter().filter(|key| !known.contains(key));
-            self.keys.extend(new.map(|key| (key.clone(), record.id)));
+        for Moved { record, chunks, keys } in moved {
+            self.keys.extend(keys.iter().map(|key| (key.clone(), record.id)));
             let (known, kept) = self.runs.entry(record.id).or_insert_with(|| (record.clone(), BTreeMap::new()));
             *known = record.clone();
             if known.ended.is_some() {

@@ -90,7 +90,7 @@ fn what_is_missing_is_found_and_named() {
     let mut record = run(1, &[]);
     moved(&mut record, vec![chunk(1, 1..=1000, 24)]);
     let chunks = vec![chunk(1, 1..=300, 24), chunk(1, 400..=900, 24)];
-    archive.put(&[super::Moved { record: record.clone(), chunks }], Duration::ZERO).unwrap();
+    archive.put(&[super::Moved { record: record.clone(), chunks, keys: Vec::new() }], Duration::ZERO).unwrap();
     let named: Vec<_> = check(&archive).1.into_iter().map(|finding| (finding.run, finding.responses)).collect();
     assert_eq!(named, [(Some(record.id), Some((301, 399))), (Some(record.id), Some((901, 1000)))]);
 }

@@ -1,5 +1,10 @@
 //! What every store keeps to, and what only one in a directory can: that it is there again after it was opened anew.
 
+mod aftermath;
+mod crashes;
+mod disk;
+mod load;
+
 use std::{
     fs,
     path::PathBuf,

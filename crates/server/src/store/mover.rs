@@ -1,0 +1,205 @@
+//! How runs leave the live journal: what has ended, and what holds back its oldest segment, moves to the archive, and what
+//! was deleted is deleted there, too. It owns when that is done and how much at once. It runs beside commits and readers.
+
+use std::time::{Duration, Instant};
+
+use outflow_engine::{Key, RunId, StoreError};
+
+use super::{
+    archive::{Archive, Moved},
+    embedded::{MOVED_BYTES, Shared, Workers, to_move},
+    log::{Doomed, Index, Snapshot},
+};
+
+/// After so long without a commit, what has ended leaves the journal.
+const QUIET: Duration = Duration::from_secs(5);
+/// How long the moving thread leaves a failing archive alone.
+const RETRY: Duration = Duration::from_secs(1);
+/// Runs that one transaction takes.
+const MOVED_RUNS: usize = 1_024;
+/// Runs that one transaction deletes.
+const DELETED_RUNS: usize = 256;
+
+/// What the moving thread is to do.
+pub(super) struct Work {
+    committed: Instant,
+    /// After so long without a commit, what has ended leaves the journal.
+    quiet: Duration,
+    /// There is something to do now.
+    is_wanted: bool,
+    pub(super) is_stopped: bool,
+}
+
+impl Work {
+    pub(super) fn new(workers: Workers) -> Self {
+        let quiet = if workers == Workers::Threads { QUIET } else { Duration::ZERO };
+        Self { committed: Instant::now(), quiet, is_wanted: false, is_stopped: false }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.committed.elapsed() >= self.quiet
+    }
+}
+
+impl Shared {
+    /// Notes that something was committed.
+    pub(super) fn committed(&self) {
+        let is_wanted = self.is_wanted();
+        self.work.lock().committed = Instant::now();
+        if is_wanted {
+            self.wake_mover();
+        }
+    }
+
+    /// Lets the moving thread look what there is to do.
+    pub(super) fn wake_mover(&self) {
+        let mut work = self.work.lock();
+        if !work.is_wanted {
+            work.is_wanted = true;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether there is something to do that does not wait for a quiet time: so much of the journal is used that the
+    /// oldest of it has to move, or something was deleted, which counts until the archive has deleted it.
+    fn is_wanted(&self) -> bool {
+        let index = self.index.lock();
+        index.is_anything_doomed() || self.is_pressed(&index)
+    }
+
+    fn is_pressed(&self, index: &Index) -> bool {
+        index.segments() * 2 > self.log.segments_max() || self.log.is_short()
+    }
+
+    /// Moves what has to, until stopped.
+    pub(super) fn move_until_stopped(&self) {
+        loop {
+            let is_quiet = {
+                let mut work = self.work.lock();
+                while !work.is_stopped && !work.is_wanted && work.committed.elapsed() < work.quiet {
+                    let rest = work.quiet.saturating_sub(work.committed.elapsed());
+                    self.changed.wait_for(&mut work, rest);
+                }
+                if work.is_stopped {
+                    return;
+                }
+                // Before it is looked what there is to do: what is wanted from now on is another wake-up.
+                work.is_wanted = false;
+                work.is_quiet()
+            };
+            if let Err(error) = self.work_off(is_quiet) {
+                tracing::error!("runs cannot be moved to the archive, and stay in the live journal: {error}");
+                self.pause(RETRY, Wake::Stopped);
+                self.work.lock().is_wanted |= self.is_wanted();
+            } else if is_quiet {
+                self.pause(QUIET, Wake::Wanted);
+            }
+        }
+    }
+
+    fn pause(&self, time: Duration, wake: Wake) {
+        let until = Instant::now() + time;
+        let mut work = self.work.lock();
+        let is_over = |work: &Work| work.is_stopped || wake == Wake::Wanted && work.is_wanted;
+        while !is_over(&work) && !self.changed.wait_until(&mut work, until).timed_out() {}
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.work.lock().is_stopped
+    }
+
+    /// Does what there is to do now; in a quiet time, all that has ended moves.
+    pub(super) fn work_off(&self, is_quiet: bool) -> Result<(), StoreError> {
+        self.delete()?;
+        while self.is_pressed(&self.index.lock()) && !self.is_stopped() {
+            let next = |index: &mut Index| index.next_to_move().into_iter().collect();
+            if !self.move_some(next)? && !self.free() {
+                break;
+            }
+            self.free();
+        }
+        while is_quiet && !self.is_stopped() && self.work.lock().is_quiet() {
+            if !self.move_some(|index| index.next_ended(MOVED_RUNS))? {
+                break;
+            }
+        }
+        self.free();
+        Ok(())
+    }
+
+    /// Moves runs that `next` names, as many as one transaction takes; says whether there were any.
+    fn move_some(&self, mut next: impl FnMut(&mut Index) -> Vec<RunId>) -> Result<bool, StoreError> {
+        let mut moved = Vec::new();
+        let mut bytes = 0;
+        let mut seen = std::collections::HashSet::new();
+        while bytes < MOVED_BYTES && moved.len() < MOVED_RUNS {
+            let snapshots: Vec<Snapshot> = {
+                let mut index = self.index.lock();
+                let runs = next(&mut index);
+                let new = runs.into_iter().filter(|run| seen.insert(*run)).take(MOVED_RUNS);
+                new.filter_map(|run| index.snapshot(run, MOVED_BYTES)).collect()
+            };
+            if snapshots.is_empty() {
+                break;
+            }
+            for snapshot in snapshots {
+                bytes += snapshot.extents.bytes() as usize;
+                moved.push(to_move(snapshot));
+            }
+        }
+        if moved.is_empty() {
+            return Ok(false);
+        }
+        let in_service = self.index.lock().in_service();
+        let put = self.archive.put(&moved, in_service);
+        let mut index = self.index.lock();
+        for Moved { record, keys, .. } in &moved {
+            match put {
+                Ok(()) => index.moved(record, keys),
+                Err(_) => index.not_moved(record.id),
+            }
+        }
+        put.map(|()| true)
+    }
+
+    /// Frees the oldest segments that nobody needs; says whether there were any.
+    fn free(&self) -> bool {
+        let mut any = false;
+        loop {
+            let Some(segment) = self.index.lock().free_oldest() else { return any };
+            self.log.free(segment);
+            any = true;
+        }
+    }
+
+    /// Deletes from the archive what was deleted.
+    fn delete(&self) -> Result<(), StoreError> {
+        while !self.is_stopped() {
+            let doomed = self.index.lock().to_delete(DELETED_RUNS);
+            if doomed.is_empty() {
+                break;
+            }
+            let runs = delete(&self.archive, &doomed)?;
+            self.index.lock().deleted(&runs);
+        }
+        Ok(())
+    }
+}
+
+/// What ends a pause early.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    Wanted,
+    Stopped,
+}
+
+/// Deletes runs from an archive, with the keys that were theirs and that it may have for others.
+pub(super) fn delete(archive: &Archive, doomed: &[Doomed]) -> Result<Vec<RunId>, StoreError> {
+    let keys: Vec<Key> = doomed.iter().flat_map(|doomed| &doomed.keys).cloned().collect();
+    if !keys.is_empty() {
+        archive.unbind(&keys)?;
+    }
+    let runs: Vec<RunId> = doomed.iter().map(|doomed| doomed.run).collect();
+    archive.delete(&runs)?;
+    Ok(runs)
+}
