@@ -228,11 +228,19 @@ impl Engine {
     pub fn drain(&self) {
         self.draining.cancel();
         self.tasks.close();
+        self.tell_drivers();
     }
 
     /// Leaves journaled runs that are still under way as they are.
     pub fn suspend(&self) {
         self.suspend.cancel();
+        self.tell_drivers();
+    }
+
+    fn tell_drivers(&self) {
+        if let Some(keeper) = self.keeper.get() {
+            keeper.living.tell_drivers();
+        }
     }
 
     /// Asks clean-up that is under way to skip its grace.

@@ -89,9 +89,14 @@ impl Engine {
             let keeper = Arc::new(keeper);
             self.take_up_all(&keeper).await?;
             self.background().spawn(keeper.clone().sweep(self.draining.clone()));
-            Ok(keeper)
+            Ok::<_, Refusal>(keeper)
         };
-        self.keeper.get_or_try_init(open).await
+        let keeper = self.keeper.get_or_try_init(open).await?;
+        if self.draining.is_cancelled() {
+            // Of a drain that came while it was opened nobody knew whom to tell.
+            keeper.living.tell_drivers();
+        }
+        Ok(keeper)
     }
 
     /// Makes durable what there is, and ends the store's threads. To be called when the engine is drained.

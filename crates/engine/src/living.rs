@@ -152,6 +152,11 @@ impl Living {
         }
     }
 
+    /// Has all drivers look.
+    pub(crate) fn tell_drivers(&self) {
+        self.0.lock().runs.values().for_each(|found| found.run.tell_driver());
+    }
+
     /// Readers of a run in hand.
     pub(crate) fn readers(&self, run: RunId) -> usize {
         match self.find(run, |found| found.run.readers()) {

@@ -11,11 +11,19 @@ mod deliver;
 mod permit;
 mod record;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use slab::Slab;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     Budget, End, Leave, Limits, PayloadKind, RunId, RunRecord, Start,
@@ -41,8 +49,9 @@ pub struct Run {
     limits: Arc<Limits>,
     payload_bytes_max: usize,
     state: Mutex<State>,
-    /// Tells the driver that the run was closed by somebody else, or that the last reader left or one came.
-    changed: Notify,
+    /// The driver is to look: somebody else closed the run, the last reader left, or the engine drains.
+    is_changed: AtomicBool,
+    driver: AtomicWaker,
     _permit: Option<RunPermit>,
 }
 
@@ -141,7 +150,8 @@ impl Run {
                 last_left: None,
                 recording: recording.map(Box::new),
             }),
-            changed: Notify::new(),
+            is_changed: AtomicBool::new(false),
+            driver: AtomicWaker::new(),
             _permit: permit,
         }
     }
@@ -151,14 +161,16 @@ impl Run {
         self.id
     }
 
-    /// Resolves when somebody else than the driver closed the run, or its readers changed.
-    pub(crate) async fn changed(&self) {
-        self.changed.notified().await;
+    /// Ready when the driver is to look, once each time; it has one task.
+    pub(crate) fn poll_changed(&self, cx: &Context<'_>) -> Poll<()> {
+        self.driver.register(cx.waker());
+        if self.is_changed.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Tells the driver that somebody else closed the run.
+    /// Has the driver look.
     pub(crate) fn tell_driver(&self) {
-        self.changed.notify_one();
+        self.is_changed.store(true, Ordering::Release);
+        self.driver.wake();
     }
 
     /// Whether nothing more is appended.
