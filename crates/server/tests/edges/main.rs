@@ -5,6 +5,7 @@
 mod support;
 
 mod asking;
+mod crowd;
 mod ends;
 mod fields;
 mod kept;
