@@ -32,7 +32,7 @@ impl Registered {
         let same = [
             ("id", request.id() == start.id),
             ("source", self.name == start.source),
-            ("parameters", *request.parameters() == start.parameters),
+            ("parameters", start.parameters == *request.parameters()),
         ];
         same.into_iter().find(|(_, same)| !same).map_or(Ok(()), |(field, _)| Err(field))
     }
@@ -210,7 +210,7 @@ impl Engine {
             source: registered.name.clone(),
             configuration: registered.configuration,
             id: request.id(),
-            parameters: request.parameters().clone(),
+            parameters: request.parameters().into(),
             principal: request.principal().clone(),
             keys,
             at,
@@ -393,7 +393,7 @@ fn is_own(request: &Request, start: &Start, run: &str) -> Result<(), Refusal> {
     if request.source().is_some_and(|source| source != start.source) {
         return differs("source");
     }
-    if !request.parameters().is_empty() && *request.parameters() != start.parameters {
+    if !request.parameters().is_empty() && start.parameters != *request.parameters() {
         return differs("parameters");
     }
     Ok(())

@@ -69,10 +69,10 @@ impl Request {
     pub(crate) fn rebuilt(
         id: i32,
         source: &str,
-        parameters: &BTreeMap<String, String>,
+        parameters: BTreeMap<String, String>,
         principal: &Principal,
     ) -> Self {
-        let (source, parameters, principal) = (Some(source.to_owned()), parameters.clone(), principal.clone());
+        let (source, principal) = (Some(source.to_owned()), principal.clone());
         Self { source, parameters, principal, ..Self::new(id) }
     }
 

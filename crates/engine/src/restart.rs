@@ -122,7 +122,7 @@ impl Engine {
         if registered.configuration != start.configuration {
             return Err(format!("the configuration of source `{}` was changed", start.source));
         }
-        let request = Request::rebuilt(start.id, &start.source, &start.parameters, &start.principal);
+        let request = Request::rebuilt(start.id, &start.source, start.parameters.to_map(), &start.principal);
         let plan = registered.source.plan(&request).and_then(|plan| self.within_limits(plan));
         let plan = plan.map_err(|refusal| format!("source `{}` refuses it now: {refusal}", start.source))?;
         if plan.jobs.len() != start.jobs as usize {

@@ -1,11 +1,11 @@
 //! What a store is: where the journals of runs outlive their readers, and perhaps the process. It owns the trait and
 //! what goes in and comes out; each store is a file of its own.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use crate::{Chunk, End, JobError, JobIndex, Principal, RunId, Sequence, Timestamp};
+use crate::{Chunk, End, JobError, JobIndex, Parameters, Principal, RunId, Sequence, Timestamp};
 
 /// What a run outlives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +145,7 @@ pub struct Start {
     /// What was asked for.
     pub id: i32,
     /// The parameters for the source.
-    pub parameters: BTreeMap<String, String>,
+    pub parameters: Parameters,
     /// Whose run it is.
     pub principal: Principal,
     /// Keys under which it is found, and after which nothing else is started.

@@ -103,7 +103,7 @@ fn message(info: RunInfo) -> Run {
         run_id: record.id.to_string(),
         source: start.source.clone(),
         id: start.id,
-        parameters: start.parameters.clone(),
+        parameters: start.parameters.to_map(),
         state: state.into(),
         end: end.into(),
         end_message,

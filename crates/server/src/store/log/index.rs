@@ -153,7 +153,7 @@ impl State {
     /// What it takes in memory.
     fn memory(&self) -> usize {
         let start = &self.record.start;
-        let parameters: usize = start.parameters.iter().map(|(name, value)| name.len() + value.len() + 64).sum();
+        let parameters = start.parameters.memory() + 32;
         let keys: usize = self.record.keys.iter().map(|key| key.0.len() + 128).sum();
         RUN_BYTES + size_of::<Start>() + start.source.len() + parameters + keys + self.growing_memory()
     }

@@ -26,7 +26,7 @@ fn a_record_comes_back_as_it_went_in() {
         source: "sql".to_owned(),
         configuration: u64::MAX,
         id: i32::MIN,
-        parameters: BTreeMap::from([("a".to_owned(), "é".to_owned()), ("b".to_owned(), String::new())]),
+        parameters: [("a", "é"), ("b", "")].into_iter().collect(),
         keys: vec![key("one"), Key(Bytes::from(vec![0xff; Key::BYTES_MAX]))],
         at: Timestamp::from_millis(1),
         jobs: u32::MAX,
