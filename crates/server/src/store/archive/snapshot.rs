@@ -12,11 +12,14 @@ use std::{
 };
 
 use outflow_engine::{RunId, StoreError};
-use redb::{Key, ReadOnlyTable, ReadTransaction, ReadableTable as _, Table, TableDefinition, Value};
+use redb::{
+    Key, ReadOnlyTable, ReadTransaction, ReadableTable as _, ReadableTableMetadata as _, Table, TableDefinition,
+    Value,
+};
 
 use super::{
     Archive, ENDED, FRAMES, KEYS, RUNS, RunKey, STATE, UNENDED,
-    blocks::{Assembly, Piece, PieceKey, piece_key},
+    blocks::{Assembly, Piece, PieceKey, piece_key, piece_place},
     disk::Disk,
     ended_key,
     handle::{Fault, Handle},
@@ -104,10 +107,11 @@ impl Snapshot<'_> {
         self.handle.guard(|| {
             let mut checked = Checked::default();
             let runs = self.transaction.open_table(RUNS)?;
+            let mut pieces = 0;
             for entry in runs.iter()? {
                 let (key, value) = entry?;
                 checked.runs += 1;
-                self.check_run(key.value(), value.value(), &mut checked, tell)?;
+                pieces += self.check_run(key.value(), value.value(), &mut checked, tell)?;
             }
             for entry in self.transaction.open_table(KEYS)?.iter()? {
                 let (key, value) = entry?;
@@ -116,22 +120,66 @@ impl Snapshot<'_> {
                     tell(Finding { run: None, responses: None, what });
                 }
             }
+            let mut lost = |is_lost: bool, what| {
+                if is_lost {
+                    tell(Finding { run: None, responses: None, what });
+                }
+            };
+            lost(
+                !self.is_whole(RUNS)?,
+                "a page is damaged: some runs are not found, and readers of them get NOT_FOUND",
+            );
+            lost(
+                !self.is_whole(KEYS)?,
+                "a page is damaged: some keys are not found, and a request with one starts a run",
+            );
+            let is_ordered = self.is_whole(ENDED)? && self.is_whole(UNENDED)?;
+            lost(
+                !is_ordered,
+                "a page is damaged: some runs are not deleted when their time comes, or not taken up again",
+            );
+            let all_pieces = self.transaction.open_table(FRAMES)?.len()?;
+            lost(
+                pieces != all_pieces,
+                "a page is damaged: there are responses of runs that are not there, or not all of one",
+            );
             Ok(checked)
         })
     }
 
+    /// Whether a table has as many rows as redb counted, and each of them is found. The checksums of pages say less: a
+    /// page that was damaged has a right one again once something else in it was changed.
+    fn is_whole<K: Key + 'static, V: Value + 'static>(
+        &self,
+        table: TableDefinition<'_, K, V>,
+    ) -> Result<bool, Fault> {
+        let table = self.transaction.open_table(table)?;
+        let mut rows = 0;
+        for entry in table.iter()? {
+            let (key, _) = entry?;
+            rows += 1;
+            if table.get(key.value())?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(rows == table.len()?)
+    }
+
+    /// Checks a run, and says how many pieces of blocks it has.
     fn check_run(
         &self,
         id: &RunKey,
         value: &[u8],
         checked: &mut Checked,
         tell: &mut dyn FnMut(Finding),
-    ) -> Result<(), Fault> {
+    ) -> Result<u64, Fault> {
         let run = RunId::from_bytes(*id);
         let mut tell = |responses, what| tell(Finding { run: Some(run), responses, what });
+        let frames = self.transaction.open_table(FRAMES)?;
+        let blocks = frames.range::<&PieceKey>(&piece_key(run, 0, 0)..=&piece_key(run, u64::MAX, u16::MAX))?;
         let Some(row) = row::decode::<Row>(id, value) else {
             tell(None, "its record is damaged: the run cannot be found or read any more");
-            return Ok(());
+            return Ok(blocks.count() as u64);
         };
         let is_indexed = match &row.ended {
             Some(ended) => self.transaction.open_table(ENDED)?.get(&ended_key(ended.in_service_nanos, id))?.is_some(),
@@ -150,9 +198,14 @@ impl Snapshot<'_> {
             }
         };
         let mut assembly = Assembly::default();
-        let frames = self.transaction.open_table(FRAMES)?;
-        for entry in frames.range::<&PieceKey>(&piece_key(run, next, 0)..=&piece_key(run, u64::MAX, u16::MAX))? {
+        let mut pieces = 0;
+        for entry in blocks {
             let (key, value) = entry?;
+            pieces += 1;
+            if piece_place(key.value()).1 < next {
+                // A head that was dropped is removed little by little.
+                continue;
+            }
             checked.bytes += value.value().len() as u64;
             let whole = Piece::read(key.value(), value.value()).and_then(|piece| assembly.add(&piece).ok());
             match whole {
@@ -167,7 +220,7 @@ impl Snapshot<'_> {
         let tail_first = if row.tail.is_empty() { row.last + 1 } else { row.tail_first };
         checked.bytes += row.tail.len() as u64;
         missing(next, tail_first);
-        Ok(())
+        Ok(pieces)
     }
 
     /// Copies it to a new file, which is durable afterwards, until `is_ending` says that there is no more time. What is
