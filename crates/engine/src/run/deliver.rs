@@ -224,9 +224,10 @@ impl Run {
     }
 
     fn pass(self: &Arc<Self>, state: &mut State, place: Attached, last: Sequence, alarms: &mut Alarms) {
+        let end_is_told = state.recording.as_ref().map_or(state.end.is_some(), |recording| recording.is_ended);
         let reader = &mut state.readers[place.key];
         reader.next = Sequence(last.0 + 1);
-        if reader.next > reader.last_wanted && state.end.is_none() {
+        if reader.next > reader.last_wanted && !end_is_told {
             // At once, not when the end is asked for: the work is no longer needed from here on.
             self.leave_locked(state, place, Leave::Enough, alarms);
         }
