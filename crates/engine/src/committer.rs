@@ -198,7 +198,10 @@ impl Work {
         for item in items.drain(..) {
             match item {
                 Item::Run(run) => group.runs.push(run),
-                Item::Forget(run) => self.living.forget(run),
+                Item::Forget(run) if self.living.forget(run) => {
+                    group.deletions.push((vec![run], oneshot::channel().0));
+                }
+                Item::Forget(_) => {}
                 Item::Delete(runs, done) => group.deletions.push((runs, done)),
             }
         }
@@ -225,6 +228,8 @@ impl Work {
         let mut pause = RETRY_AFTER.0;
         let mut items = Vec::new();
         loop {
+            // Also what a large commit did not take waits for the store.
+            group.runs.append(&mut group.later);
             self.commit_stops(group);
             if since.elapsed() >= self.limits.patience {
                 group.runs.iter().for_each(|run| run.cut(&Leave::StoreFailing));
@@ -291,12 +296,9 @@ impl Work {
         let mut abandoned = Vec::new();
         for run in group.runs.drain(..) {
             match run.committed(&mut self.alarms) {
-                Committed::UnderWay => {}
-                Committed::Over => self.living.forget(run.id()),
-                Committed::Abandoned => {
-                    self.living.forget(run.id());
-                    abandoned.push(run.id());
-                }
+                Committed::Over if self.living.forget(run.id()) => abandoned.push(run.id()),
+                Committed::UnderWay | Committed::Over => {}
+                Committed::Dropped => self.living.drop_run(run.id()),
             }
         }
         self.woken = Some(self.alarms.go_off());

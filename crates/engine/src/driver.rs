@@ -235,11 +235,12 @@ impl Driver {
     }
 }
 
-/// Resolves when the run is durable, or is to be left for a restart to take up; says which.
+/// Resolves when the run is durable, or was given up, or is to be left for a restart to take up; says whether its jobs
+/// are to begin.
 async fn started(run: &Arc<Run>, suspend: &CancellationToken) -> bool {
     tokio::select! {
         biased;
-        () = run.started() => true,
+        is_durable = run.started() => is_durable,
         () = suspend.cancelled() => false,
     }
 }

@@ -290,18 +290,23 @@ impl Engine {
 
     /// The reader, once the run that it reads is durable.
     async fn durable(&self, keeper: &Keeper, reader: Reader) -> Result<Reader, Refusal> {
-        match self.in_time(keeper, reader.run().started()).await {
-            Err(refusal) if reader.run().abandon() => Err(refusal),
-            _ => Ok(reader),
+        let run = reader.run();
+        if self.in_time(keeper, run.started()).await != Ok(true) && run.abandon() {
+            keeper.living.give_up(run.id());
+            return Err(self.in_vain(keeper));
         }
+        Ok(reader)
     }
 
     /// Waits for the store, no longer than a request's patience.
-    async fn in_time(&self, keeper: &Keeper, durable: impl Future<Output = ()>) -> Result<(), Refusal> {
-        tokio::time::timeout(self.limits.patience, durable).await.map_err(|_| {
-            let waited = || format!("nothing became durable within {:?}", self.limits.patience);
-            Refusal::StoreFailing { reason: keeper.queue.failing().unwrap_or_else(waited) }
-        })
+    async fn in_time<T>(&self, keeper: &Keeper, durable: impl Future<Output = T>) -> Result<T, Refusal> {
+        tokio::time::timeout(self.limits.patience, durable).await.map_err(|_| self.in_vain(keeper))
+    }
+
+    /// Why a request waited for the store in vain.
+    fn in_vain(&self, keeper: &Keeper) -> Refusal {
+        let waited = || format!("nothing became durable within {:?}", self.limits.patience);
+        Refusal::StoreFailing { reason: keeper.queue.failing().unwrap_or_else(waited) }
     }
 
     /// Reads a run again, from a place in it.

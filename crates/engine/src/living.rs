@@ -37,7 +37,7 @@ pub(crate) struct InHand {
 /// What there is of a run.
 pub(crate) enum Found<T> {
     Here(T),
-    /// It is being deleted.
+    /// It is being deleted, or was given up and will be.
     Gone,
     /// Not here; the store may have it.
     Elsewhere(Generation),
@@ -58,6 +58,7 @@ impl Living {
     pub(crate) fn find<T>(&self, run: RunId, look: impl FnOnce(&InHand) -> T) -> Found<T> {
         let state = self.0.lock();
         match state.runs.get(&run) {
+            Some(found) if found.run.is_abandoned() => Found::Gone,
             Some(found) => Found::Here(look(found)),
             None if state.deleting.contains(&run) => Found::Gone,
             None => Found::Elsewhere(state.let_go),
@@ -121,18 +122,30 @@ impl Living {
         }
     }
 
-    /// Lets a run go that has ended, if nobody reads it.
-    pub(crate) fn forget(&self, run: RunId) {
+    /// A run was given up: its keys are free, and nobody finds it any more.
+    pub(crate) fn give_up(&self, run: RunId) {
+        self.0.lock().free_keys(run);
+    }
+
+    /// Lets a run go that was given up before anything of it was in the store.
+    pub(crate) fn drop_run(&self, run: RunId) {
+        let mut state = self.0.lock();
+        state.free_keys(run);
+        state.runs.remove(&run);
+    }
+
+    /// Lets a run go that has ended, if nobody reads it; says whether it is to be deleted, which it is from now on.
+    pub(crate) fn forget(&self, run: RunId) -> bool {
         let mut state = self.0.lock();
         if state.runs.get(&run).is_none_or(|found| !found.run.is_over()) {
-            return;
+            return false;
         }
-        state.let_go.0 += 1;
-        for key in state.runs.remove(&run).map(|found| found.keys).unwrap_or_default() {
-            if state.keys.get(&key) == Some(&run) {
-                state.keys.remove(&key);
-            }
+        state.free_keys(run);
+        let is_abandoned = state.runs.remove(&run).is_some_and(|found| found.run.is_abandoned());
+        if is_abandoned {
+            state.deleting.insert(run);
         }
+        is_abandoned
     }
 
     /// Those of `runs` that nobody has in hand, and from now on nobody can take: they are to be deleted.
@@ -162,6 +175,18 @@ impl Living {
         match self.find(run, |found| found.run.readers()) {
             Found::Here(readers) => readers,
             _ => 0,
+        }
+    }
+}
+
+impl State {
+    fn free_keys(&mut self, run: RunId) {
+        self.let_go.0 += 1;
+        let keys = self.runs.get_mut(&run).map(|found| std::mem::take(&mut found.keys));
+        for key in keys.unwrap_or_default() {
+            if self.keys.get(&key) == Some(&run) {
+                self.keys.remove(&key);
+            }
         }
     }
 }

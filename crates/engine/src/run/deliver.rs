@@ -112,6 +112,8 @@ impl Run {
             recording.deserted_at = None;
             if let Some(linger) = linger.filter(|linger| *linger > recording.linger && !state.is_closed) {
                 recording.linger = linger;
+                // One that waits for the store is not joined by others.
+                recording.before.retain(|record| !matches!(record, Record::LingerRaised(_)));
                 recording.before.push(Record::LingerRaised(linger));
                 is_raised = true;
             }

@@ -7,6 +7,7 @@
 //! It knows nothing of how frames look (`journal.rs`) and nothing of transports.
 
 mod append;
+mod commit;
 mod deliver;
 mod permit;
 mod record;
@@ -34,12 +35,13 @@ use crate::{
 };
 
 pub(crate) use append::Attempt;
+pub(crate) use commit::{Committed, Gather};
 use deliver::Cursor;
 pub use deliver::Delivery;
 pub(crate) use deliver::{Attached, From, Next};
 pub(crate) use permit::RunPermit;
 use record::Recording;
-pub(crate) use record::{Committed, Gather, Repeating};
+pub(crate) use record::Repeating;
 
 /// One execution of a plan.
 pub struct Run {

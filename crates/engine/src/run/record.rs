@@ -1,5 +1,5 @@
 //! What makes a run a journaled one: the records that are on their way into the store, how far they have come, and who
-//! is waiting for that. Nothing of the run is seen before it is durable.
+//! is waiting for that. Nothing of the run is seen before it is durable. How they get there is in `commit.rs`.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,10 +11,9 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::{From, Run, State};
+use super::{From, Run};
 use crate::{
-    Chunk, Code, End, Ended, JobError, JobIndex, Key, Record, Refusal, RunId, RunRecord, Sequence, Start, Timestamp,
-    bell::Alarms,
+    Chunk, JobIndex, Key, Record, Refusal, RunId, RunRecord, Sequence, Start,
     committer::{Item, Queue},
     frame::Part,
     window::Window,
@@ -23,30 +22,30 @@ use crate::{
 /// The journaled side of a run's state.
 #[expect(clippy::struct_excessive_bools, reason = "each is a step that happens once, and they happen in any order")]
 pub(super) struct Recording {
-    queue: Arc<Queue>,
+    pub(super) queue: Arc<Queue>,
     /// In the committer's queue, or on its way back there.
-    is_queued: bool,
+    pub(super) is_queued: bool,
     /// Records that come before the frames that wait: the start, starts of jobs, what readers ask for.
     pub(super) before: Vec<Record>,
     /// Records that come behind them: ends of jobs.
     pub(super) after: Vec<Record>,
     /// Given to the committer and not durable yet, or refused by the store.
-    in_flight: Vec<Record>,
+    pub(super) in_flight: Vec<Record>,
     /// The end was given to the committer.
-    end_is_recorded: bool,
+    pub(super) end_is_recorded: bool,
 
     /// The last sequence that is durable, which is the last one that anybody sees.
     pub(super) visible: Sequence,
     pub(super) first: Sequence,
     /// The run's record is durable.
-    is_started: bool,
+    pub(super) is_started: bool,
     /// Its request was refused meanwhile.
-    is_abandoned: bool,
+    pub(super) is_abandoned: bool,
     /// The end is durable.
     pub(super) is_ended: bool,
-    jobs_started: Vec<JobIndex>,
+    pub(super) jobs_started: Vec<JobIndex>,
     /// Rings when something became durable that is waited for by other than readers.
-    durable: Arc<Notify>,
+    pub(super) durable: Arc<Notify>,
 
     pub(super) window: Window,
     /// Readers counted in the window.
@@ -60,9 +59,9 @@ pub(super) struct Recording {
     stops_not_before: Option<Instant>,
 
     /// Bytes of all frames ever.
-    bytes: u64,
+    pub(super) bytes: u64,
     /// Of an endless run, about how much of it is kept.
-    keep: Option<u64>,
+    pub(super) keep: Option<u64>,
     /// Places at which its head can be dropped, with the bytes before them.
     marks: VecDeque<(Sequence, u64)>,
     /// Jobs that are done again, and what is known of their responses.
@@ -102,26 +101,6 @@ impl Repeating {
 fn digest(digest: &mut DefaultHasher, payload: &[u8], part: Part) {
     (part as u8).hash(digest);
     payload.hash(digest);
-}
-
-/// Which records the committer wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Gather {
-    All,
-    /// Only the end of a run that was stopped: for that there is room in a full store, and what was not durable was
-    /// seen by nobody.
-    Stops,
-}
-
-/// What a commit changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Committed {
-    /// It goes on.
-    UnderWay,
-    /// It has ended and nobody reads it: the store has all there is.
-    Over,
-    /// Its request was refused before its record could be made durable: it is to be deleted.
-    Abandoned,
 }
 
 /// How finely the head of an endless run is dropped: in so many pieces of what is kept.
@@ -175,6 +154,11 @@ impl Recording {
             marks: VecDeque::new(),
             repeating: None,
         }
+    }
+
+    /// It was given up before anything of it was in the store.
+    pub(super) fn is_dropped(&self) -> bool {
+        self.is_abandoned && !self.is_started
     }
 
     /// The place behind which a reader begins.
@@ -233,7 +217,7 @@ impl Recording {
     }
 
     /// Counts what is on its way; of an endless run, says up to where its head is dropped.
-    fn count(&mut self, chunk: &Chunk) -> Option<Sequence> {
+    pub(super) fn count(&mut self, chunk: &Chunk) -> Option<Sequence> {
         self.bytes += chunk.len() as u64;
         let keep = self.keep?;
         if self.marks.back().is_none_or(|(_, bytes)| self.bytes - bytes >= keep.div_ceil(MARKS)) {
@@ -251,158 +235,6 @@ impl Recording {
 }
 
 impl Run {
-    /// Has the committer come for what is not in the store yet.
-    #[inline]
-    pub(super) fn enqueue(self: &Arc<Self>, state: &mut State) {
-        if let Some(recording) = &mut state.recording
-            && !recording.is_queued
-        {
-            recording.is_queued = true;
-            recording.queue.push(Item::Run(self.clone()));
-        }
-    }
-
-    /// The run's record is on its way into the store from here on.
-    pub(crate) fn begin(self: &Arc<Self>) {
-        self.enqueue(&mut self.state.lock());
-    }
-
-    /// Gives what is to be made durable, and with it what the store refused before, in order; says how many bytes of
-    /// frames that are.
-    pub(crate) fn gather(
-        &self,
-        wanted: Gather,
-        (now, in_service): (Timestamp, Duration),
-        alarms: &mut Alarms,
-        records: &mut Vec<(RunId, Record)>,
-    ) -> usize {
-        let mut state = self.state.lock();
-        let state = &mut *state;
-        let Some(recording) = &mut state.recording else { return 0 };
-        if wanted == Gather::Stops {
-            if state.end != Some(End::Stopped) || recording.is_ended || !recording.is_started {
-                return 0;
-            }
-            // What nobody saw, nobody misses.
-            recording.in_flight.retain(|record| matches!(record, Record::Ended(_)));
-            recording.before.clear();
-            recording.after.clear();
-            state.journal.gather().for_each(drop);
-        }
-        if recording.in_flight.is_empty() {
-            recording.in_flight = mem::take(&mut recording.before);
-        } else {
-            recording.in_flight.append(&mut recording.before);
-        }
-        if !state.journal.is_empty() {
-            let mut dropped = None;
-            for chunk in state.journal.gather() {
-                dropped = recording.count(&chunk).or(dropped);
-                recording.in_flight.push(Record::Frames(chunk));
-            }
-            recording.in_flight.extend(dropped.map(Record::HeadDropped));
-            state.waiting.drain(..).for_each(|alarm| alarms.add(alarm));
-            if recording.bytes > self.limits.run_bytes_max && recording.keep.is_none() && !state.is_closed {
-                state.is_closed = true;
-                state.end = Some(End::Failed(self.too_long()));
-                self.tell_driver();
-            }
-        }
-        // With its place: a job ends seldom.
-        recording.in_flight.append(&mut mem::take(&mut recording.after));
-        if let Some(end) = &state.end
-            && !recording.end_is_recorded
-        {
-            recording.end_is_recorded = true;
-            let ended = Ended { end: end.clone(), jobs_failed: state.jobs_failed, at: now, in_service };
-            recording.in_flight.push(Record::Ended(ended));
-        }
-        records.extend(recording.in_flight.iter().map(|record| (self.id, record.clone())));
-        let bytes = |record: &Record| if let Record::Frames(chunk) = record { chunk.len() } else { 0 };
-        recording.in_flight.iter().map(bytes).sum()
-    }
-
-    #[cold]
-    fn too_long(&self) -> JobError {
-        let max = self.limits.run_bytes_max;
-        JobError::new(Code::ResourceExhausted, format_args!("the run reached the limit on bytes of one run ({max})"))
-    }
-
-    /// What was gathered is durable: it is seen from now on.
-    pub(crate) fn committed(self: &Arc<Self>, alarms: &mut Alarms) -> Committed {
-        let mut state = self.state.lock();
-        let state = &mut *state;
-        let Some(recording) = &mut state.recording else { return Committed::UnderWay };
-        let seen = recording.visible;
-        let mut others_wait = false;
-        // Taken with its place: most runs have no more records for long.
-        for record in mem::take(&mut recording.in_flight) {
-            match record {
-                Record::Frames(chunk) => {
-                    recording.visible = chunk.last();
-                    recording.window.push(chunk, recording.live);
-                }
-                Record::HeadDropped(first) => recording.first = first,
-                Record::Started(_) => (recording.is_started, others_wait) = (true, true),
-                Record::Ended(_) => (recording.is_ended, others_wait) = (true, true),
-                Record::JobStarted(job) => {
-                    recording.jobs_started.push(job);
-                    others_wait = true;
-                }
-                Record::KeyBound(_) => others_wait = true,
-                Record::JobEnded(..) | Record::LingerRaised(_) | Record::Deleted => {}
-            }
-        }
-        recording.window.trim(self.limits.live_bytes_max(state.journal.budget()));
-        if recording.visible > seen || recording.is_ended {
-            // One that is behind has enough to do.
-            let waiting = state.readers.iter_mut().filter(|(_, reader)| reader.is_live || recording.is_ended);
-            waiting.filter_map(|(_, reader)| reader.alarm.take()).for_each(|alarm| alarms.add(alarm));
-        }
-        if others_wait {
-            recording.durable.notify_waiters();
-        }
-        let is_more = !recording.before.is_empty()
-            || !recording.after.is_empty()
-            || !state.journal.is_empty()
-            || (state.end.is_some() && !recording.end_is_recorded);
-        recording.is_queued = is_more;
-        if is_more {
-            recording.queue.push(Item::Run(self.clone()));
-        }
-        match (recording.is_ended && recording.attached == 0, recording.is_abandoned) {
-            (false, _) => Committed::UnderWay,
-            (true, false) => Committed::Over,
-            (true, true) => Committed::Abandoned,
-        }
-    }
-
-    /// Gives up a run whose record could not be made durable, so that it binds no key; says whether that was so still.
-    pub(crate) fn abandon(self: &Arc<Self>) -> bool {
-        let is_abandoned = match &mut self.state.lock().recording {
-            Some(recording) if !recording.is_started => {
-                recording.is_abandoned = true;
-                true
-            }
-            _ => false,
-        };
-        is_abandoned && self.close(End::Stopped)
-    }
-
-    /// Whether it was stopped and only its end is on its way into the store.
-    pub(crate) fn is_stopping(&self) -> bool {
-        let state = self.state.lock();
-        let stopped = state.end == Some(End::Stopped);
-        let ends = |recording: &Recording| matches!(recording.in_flight[..], [Record::Ended(_)]);
-        stopped && state.recording.as_ref().is_some_and(|recording| ends(recording))
-    }
-
-    /// Whether its end is durable and nobody reads it.
-    pub(crate) fn is_over(&self) -> bool {
-        let state = self.state.lock();
-        state.recording.as_ref().is_some_and(|recording| recording.is_ended && recording.attached == 0)
-    }
-
     /// Records that `job` is about to start, and resolves when that is durable.
     pub(crate) async fn record_job_start(self: &Arc<Self>, job: JobIndex) {
         {
@@ -415,14 +247,15 @@ impl Run {
         self.durable(|recording| recording.jobs_started.contains(&job)).await;
     }
 
-    /// Resolves when the run's record is durable.
-    pub(crate) async fn started(&self) {
-        self.durable(|recording| recording.is_started).await;
+    /// Resolves when the run's record is durable, or the run was given up; says which.
+    pub(crate) async fn started(&self) -> bool {
+        self.durable(|recording| recording.is_started || recording.is_abandoned).await;
+        !self.is_abandoned()
     }
 
-    /// Resolves when the run's end is durable.
+    /// Resolves when the run's end is durable, or the run was given up.
     pub(crate) async fn ended(&self) {
-        self.durable(|recording| recording.is_ended).await;
+        self.durable(|recording| recording.is_ended || recording.is_dropped()).await;
     }
 
     /// Binds one more key to the run, and resolves when that is durable.
