@@ -22,6 +22,8 @@ use crate::{
     timers::GRACE,
 };
 
+/// The streaming method.
+pub(crate) const FETCH: &str = "/protobuf.StreamService/FetchResponse";
 pub(crate) const CONTENT_TYPE: &str = "application/grpc";
 pub(crate) const USER_AGENT: &str = concat!("outflow-client/", env!("CARGO_PKG_VERSION"));
 
@@ -29,21 +31,25 @@ pub(crate) const USER_AGENT: &str = concat!("outflow-client/", env!("CARGO_PKG_V
 /// a clear text, instead of being refused there after it was sent.
 pub(crate) const REQUEST_BYTES_MAX: usize = 4 << 20;
 
+/// A message with gRPC's prefix.
+pub(crate) fn frame(message: &impl Message) -> Bytes {
+    let length = message.encoded_len();
+    let mut frame = BytesMut::with_capacity(5 + length);
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(length).expect("no message is so long"));
+    message.encode(&mut frame).expect("the buffer grows");
+    frame.freeze()
+}
+
 /// The HTTP request of a call.
 pub(crate) fn request(
     authority: &uri::Authority,
     path: &'static str,
-    message: &impl Message,
+    frame: Bytes,
     deadline: Option<Duration>,
 ) -> Request<Full<Bytes>> {
-    let length = message.encoded_len();
-    let mut frame = BytesMut::with_capacity(5 + length);
-    frame.put_u8(0);
-    frame.put_u32(u32::try_from(length).expect("checked by the caller"));
-    message.encode(&mut frame).expect("the buffer grows");
-
     let uri = uri::Builder::new().scheme("http").authority(authority.clone()).path_and_query(path);
-    let mut http = Request::new(Full::new(frame.freeze()));
+    let mut http = Request::new(Full::new(frame));
     *http.method_mut() = Method::POST;
     *http.version_mut() = Version::HTTP_2;
     *http.uri_mut() = uri.build().expect("an authority and a path are a URI");
@@ -111,7 +117,7 @@ where
     let address = link.name();
     let lost = |source: hyper::Error| CallError::Lost { address: Arc::clone(address), source: Some(source.into()) };
     let violated = |violation| CallError::Protocol { address: Arc::clone(address), violation: Box::new(violation) };
-    let asked = request(link.authority(), path, message, Some(link.settings().call_timeout));
+    let asked = request(link.authority(), path, frame(message), Some(link.settings().call_timeout));
     let answer = connection.sender().send_request(asked).await.map_err(lost)?;
     check_grpc(answer.status(), answer.headers()).map_err(violated)?;
     let (messages, trailers) =

@@ -6,22 +6,19 @@
 use std::{
     future::{Future, poll_fn},
     io,
-    pin::pin,
     sync::Arc,
-    task::Poll,
     time::Duration,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    CallError, ConnectError, Fetch, FetchError, Position, Responses, Run, RunFilter, Runs,
+    CallError, ConnectError, Fetch, FetchError, Responses, Run, RunFilter, Runs,
     address::Address,
-    call::REQUEST_BYTES_MAX,
     connection::Settings,
     link::{Connecting, Io, Link, Route},
+    reading::Reading,
     runs,
-    timers::Deadline,
 };
 
 /// A connection to a server, and the next one when that is dead. Cheap to clone; clones share the connection, and so do
@@ -52,45 +49,21 @@ impl Client {
         ClientBuilder::default()
     }
 
-    /// Asks, and waits for the response headers, which come before the first response exists.
+    /// Asks, and waits for the response headers, which come before the first response exists. What breaks before them is
+    /// asked for again where that starts nothing twice: a request with a key, which one with a
+    /// [linger](Fetch::linger) has, or for a run; and any request that the server certainly did not act on.
     ///
     /// # Errors
     /// [`FetchError::Refused`] where the server gives a status instead of a stream, [`FetchError::Break`] where the
     /// connection is lost, [`FetchError::Protocol`] where the other side is no such server,
-    /// [`FetchError::WaitedTooLong`] after the deadline.
+    /// [`FetchError::WaitedTooLong`] after the deadline, [`FetchError::GaveUp`] after attempts that were in vain.
     ///
     /// # Cancel safety
     /// Dropping the future resets the stream. Whether the request was carried out by then is not known.
     pub async fn fetch(&self, fetch: Fetch) -> Result<Responses, FetchError> {
-        let bytes = fetch.message_bytes();
-        if bytes > REQUEST_BYTES_MAX {
-            return Err(FetchError::RequestTooLarge { bytes });
-        }
-        let mut deadline = fetch.time_allowed().map(Deadline::start);
-        let connection = self.0.connection().await.map_err(|error| {
-            let position = Position {
-                address: Arc::clone(self.0.name()),
-                run_id: None,
-                durability: None,
-                last_sequence: fetch.request().after,
-            };
-            FetchError::no_connection(position, error)
-        })?;
-        let mut sender = connection.sender();
-        let mut answer = pin!(sender.send_request(fetch.http(self.0.authority())));
-        let opening = Responses::opening(Arc::clone(&self.0), Arc::clone(&connection), fetch);
-        let answer = poll_fn(|cx| {
-            // The answer first: one that is there is worth more than a deadline that has just passed.
-            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-                return Poll::Ready(answer.map_err(|lost| opening.lost(lost)));
-            }
-            match &mut deadline {
-                Some(deadline) => deadline.poll(cx).map(|()| Err(opening.waited_too_long(deadline.allowed()))),
-                None => Poll::Pending,
-            }
-        });
-        let answer = answer.await?;
-        opening.open(answer, deadline)
+        let mut reading = Reading::begin(Arc::clone(&self.0), fetch)?;
+        poll_fn(|cx| reading.poll_opened(cx)).await?;
+        Ok(Responses(reading))
     }
 
     /// One run, as it is now.
@@ -210,6 +183,34 @@ impl ClientBuilder {
     /// How long finding the host and connecting may take, all its addresses together. Default 10 s; at least 1 ms.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.0.connect_timeout = timeout;
+        self
+    }
+
+    /// Does not resume: see [`Fetch::no_resume`], here for all that is fetched.
+    pub fn no_resume(mut self) -> Self {
+        self.0.resume.is_on = false;
+        self
+    }
+
+    /// How long to wait before a broken stream is asked for again: `first` before the first attempt, then twice as long
+    /// each time, up to `most`. Half of each wait is chance, so that those who broke together do not come back together.
+    /// What the server says of it goes before. Defaults 100 ms and 5 s; at least 1 ms.
+    pub fn resume_delays(mut self, first: Duration, most: Duration) -> Self {
+        (self.0.resume.delay_first, self.0.resume.delay_max) = (first, most);
+        self
+    }
+
+    /// For how long a broken stream is asked for again: no attempt begins later than this after the break, and the
+    /// caller gets [`FetchError::GaveUp`]. It counts anew whenever something was received. Default 5 minutes.
+    pub fn give_up_after(mut self, time: Duration) -> Self {
+        self.0.resume.give_up_after = time;
+        self
+    }
+
+    /// The [heartbeat](Fetch::heartbeat) of a stream that resumes, where its run is journaled and the caller asks for
+    /// none. A peer that says nothing for three of them is given up. Default 10 s; at least 100 ms.
+    pub fn resume_heartbeat(mut self, interval: Duration) -> Self {
+        self.0.resume.heartbeat = interval;
         self
     }
 

@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::{Attempt, ConnectError};
+use crate::{Attempt, ConnectError, resume::Policy};
 
 /// How many streams' windows the connection's window holds, unless set otherwise. With fewer, a few readers that do
 /// not read starve the others; and the HTTP/2 library ends a connection on which too many small DATA frames wait
@@ -36,6 +36,8 @@ const WINDOW_BYTES_MIN: u32 = 65_535;
 const FRAME_BYTES_MIN: u32 = 1 << 16;
 const FRAME_BYTES_MAX: u32 = (1 << 24) - 1;
 const DURATION_MIN: Duration = Duration::from_millis(1);
+/// The contract's.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 
 /// How many frames may come, in a connection's life, on streams that were reset and forgotten: each counts as an error.
 /// hyper's default, 1,024, defends servers; a client whose readers often have enough would use it up by itself.
@@ -54,6 +56,7 @@ pub(crate) struct Settings {
     pub(crate) connect_timeout: Duration,
     /// Of a call with one answer.
     pub(crate) call_timeout: Duration,
+    pub(crate) resume: Policy,
 }
 
 impl Default for Settings {
@@ -66,6 +69,7 @@ impl Default for Settings {
             keepalive: Some((Duration::from_secs(20), Duration::from_secs(10))),
             connect_timeout: Duration::from_secs(10),
             call_timeout: Duration::from_secs(10),
+            resume: Policy::default(),
         }
     }
 }
@@ -92,10 +96,17 @@ impl Settings {
         }
         let keepalive = self.keepalive.into_iter();
         let durations = keepalive.flat_map(|(interval, timeout)| [("keepalive", interval), ("keepalive", timeout)]);
-        let timeouts = [("connect_timeout", self.connect_timeout), ("call_timeout", self.call_timeout)];
-        for (setting, value) in durations.chain(timeouts) {
-            if value < DURATION_MIN {
-                let allowed = format!("{DURATION_MIN:?} or more");
+        let others = [
+            ("connect_timeout", self.connect_timeout),
+            ("call_timeout", self.call_timeout),
+            ("resume_delays", self.resume.delay_first),
+            ("resume_delays", self.resume.delay_max),
+            ("resume_heartbeat", self.resume.heartbeat),
+        ];
+        for (setting, value) in durations.chain(others) {
+            let least = if setting == "resume_heartbeat" { HEARTBEAT_MIN } else { DURATION_MIN };
+            if value < least {
+                let allowed = format!("{least:?} or more");
                 return Err(ConnectError::Setting { setting, value: format!("{value:?}"), allowed });
             }
         }

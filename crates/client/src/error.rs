@@ -134,6 +134,23 @@ pub enum FetchError {
         /// What the caller allowed.
         deadline: Duration,
     },
+    /// The stream broke, and every attempt to go on failed [for as long as that was
+    /// wanted](crate::ClientBuilder::give_up_after). The run may go on; the text says how to.
+    #[error("{position}, broke, and {attempts} attempts to go on within {waited:.0?} were in vain, the last one because: {}; {}", .last.what_happened(), way_on(.position, .key.as_deref()))]
+    GaveUp {
+        /// How far the stream came.
+        position: Box<Position>,
+        /// How often it was asked for again.
+        attempts: u32,
+        /// How long that was from the first break.
+        waited: Duration,
+        /// The idempotency key that the request has, given or made: with it, the same request finds the run whose name
+        /// was not received.
+        key: Option<String>,
+        /// What came of the last attempt.
+        #[source]
+        last: Box<FetchError>,
+    },
     /// The request is larger than servers take. Nothing was sent.
     #[error("the request has {bytes} bytes, more than {REQUEST_BYTES_MAX}; give fewer or shorter parameters")]
     RequestTooLarge {
@@ -143,11 +160,6 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// Before anything was sent.
-    pub(crate) fn no_connection(position: Position, source: Arc<ConnectError>) -> Self {
-        Self::Break { position: Box::new(position), cause: BreakCause::NoConnection, source: Some(Box::new(source)) }
-    }
-
     /// gRPC's code for it: the received one, or what stands for an HTTP status or for the caller's deadline. `None`
     /// for a break, because then the server said nothing, and for the rest.
     pub fn code(&self) -> Option<Code> {
@@ -158,7 +170,31 @@ impl FetchError {
                 _ => None,
             },
             Self::WaitedTooLong { .. } => Some(Code::DEADLINE_EXCEEDED),
+            Self::GaveUp { last, .. } => last.code(),
             Self::Break { .. } | Self::RequestTooLarge { .. } => None,
+        }
+    }
+
+    /// How far the stream came, where there was one.
+    pub fn position(&self) -> Option<&Position> {
+        match self {
+            Self::Status { position, .. }
+            | Self::Break { position, .. }
+            | Self::Protocol { position, .. }
+            | Self::WaitedTooLong { position, .. }
+            | Self::GaveUp { position, .. } => Some(position),
+            Self::Refused { .. } | Self::RequestTooLarge { .. } => None,
+        }
+    }
+
+    /// What happened, without the place and without advice.
+    pub(crate) fn what_happened(&self) -> String {
+        match self {
+            Self::Break { cause, source: Some(source), .. } => format!("{cause} ({source})"),
+            Self::Break { cause, source: None, .. } => cause.to_string(),
+            Self::Status { status, .. } => format!("it was cut with {status}"),
+            Self::Protocol { violation, .. } => violation.to_string(),
+            other => other.to_string(),
         }
     }
 
@@ -166,6 +202,7 @@ impl FetchError {
     pub fn status(&self) -> Option<&Status> {
         match self {
             Self::Refused { status, .. } | Self::Status { status, .. } => Some(status),
+            Self::GaveUp { last, .. } => last.status(),
             _ => None,
         }
     }
@@ -270,6 +307,15 @@ fn advice(position: &Position) -> String {
             format!("run {run_id} can be read on after response {}", position.last_sequence)
         }
         _ => "it cannot be read on, only asked for again".to_owned(),
+    }
+}
+
+fn way_on(position: &Position, key: Option<&str>) -> String {
+    match key {
+        Some(key) if position.run_id.is_none() => {
+            format!("the same request with the idempotency key {key} finds its run, if there is one")
+        }
+        _ => advice(position),
     }
 }
 
@@ -382,6 +428,14 @@ pub enum Violation {
     /// `OK`, and neither did the run end `complete` nor was the limit reached.
     #[error("it ended with OK, though neither the run was complete nor the limit reached")]
     EndMissing,
+    /// Another run than the one that was asked for.
+    #[error("run {received} came where {asked} was asked for")]
+    OtherRun {
+        /// The one that was asked for.
+        asked: String,
+        /// The one that came.
+        received: String,
+    },
     /// A run was asked for, and the server is a plain one, which knows no runs: what it sends is something else.
     #[error("run {run_id} was asked for, but this is a plain server, which knows no runs")]
     NoRuns {

@@ -1,19 +1,12 @@
-//! What a caller asks for, and its form on the wire.
+//! What a caller asks for.
 //!
-//! Owns: the builder, the request's frame and headers, and which of its wishes a plain server cannot give. Must not
-//! know: connections, answers.
+//! Owns: the builder, and which of its wishes a plain server cannot give. Must not know: connections, answers.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{Request, uri};
-use http_body_util::Full;
 use outflow_proto::protobuf;
-use prost::Message as _;
 
-use crate::call::{self, REQUEST_BYTES_MAX};
-
-const PATH: &str = "/protobuf.StreamService/FetchResponse";
+use crate::{Event, event::Listener};
 
 /// The longest `google.protobuf.Duration`, about 10,000 years; longer ones are sent as this.
 const DURATION_SECONDS_MAX: u64 = 315_576_000_000;
@@ -30,11 +23,13 @@ const DURATION_SECONDS_MAX: u64 = 315_576_000_000;
 /// let new_run = Fetch::id(1).source("exec").parameter("path", "/tmp").limit(100);
 /// let go_on = Fetch::run("3k9x0c").after(41).deadline(Duration::from_secs(60));
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 #[must_use = "it asks for nothing until it is given to `Client::fetch`"]
 pub struct Fetch {
     request: protobuf::Request,
     deadline: Option<Duration>,
+    resumes: bool,
+    listener: Option<Listener>,
 }
 
 impl Fetch {
@@ -50,7 +45,7 @@ impl Fetch {
     }
 
     fn new(request: protobuf::Request) -> Self {
-        Self { request, deadline: None }
+        Self { request, deadline: None, resumes: true, listener: None }
     }
 
     /// Who should answer. Default: the source that claims the id, else the server's default one.
@@ -85,6 +80,9 @@ impl Fetch {
     }
 
     /// At least how long the jobs go on without a reader, which makes the run resumable. Default: the source's.
+    ///
+    /// Where the stream resumes and no [key](Self::idempotency_key) is given, the client makes one, so that the run is
+    /// also found when the stream breaks before the server has named it.
     pub fn linger(mut self, linger: Duration) -> Self {
         self.request.linger = Some(to_proto(linger));
         self
@@ -96,16 +94,18 @@ impl Fetch {
         self
     }
 
-    /// When the run is silent so long, the server shows that it is alive; at least 100 ms. Default: never.
+    /// When the run is silent so long, the server shows that it is alive; at least 100 ms. Default: where the run is
+    /// journaled and the stream resumes, [what the client is set to](crate::ClientBuilder::resume_heartbeat); else never.
     ///
     /// Heartbeats are not handed to the caller. A stream on which nothing arrives for three times this long (and at
-    /// least a second) is [broken](crate::FetchError::Break): HTTP/2's own PING reaches only the next proxy, this reaches the server.
+    /// least a second) is [broken](crate::FetchError::Break): HTTP/2's own PING reaches only the next proxy, this reaches
+    /// the server.
     pub fn heartbeat(mut self, interval: Duration) -> Self {
         self.request.heartbeat = Some(to_proto(interval));
         self
     }
 
-    /// Bounds the whole stream, from the call of `fetch` to its end. Default: no bound.
+    /// Bounds the whole stream, from the call of `fetch` to its end, all attempts together. Default: no bound.
     ///
     /// It is sent as `grpc-timeout`, and the server answers `DEADLINE_EXCEEDED` when it passes. Where that answer does
     /// not come within half a second, the stream is reset and the error is
@@ -115,23 +115,33 @@ impl Fetch {
         self
     }
 
-    pub(crate) fn request(&self) -> &protobuf::Request {
-        &self.request
+    /// Does not resume: whatever breaks or cuts the stream is the caller's at once, as
+    /// [`FetchError::Break`](crate::FetchError::Break) or [`FetchError::Status`](crate::FetchError::Status).
+    pub fn no_resume(mut self) -> Self {
+        self.resumes = false;
+        self
     }
 
-    /// The run that is asked for, where one is.
-    pub(crate) fn run_id(&self) -> Option<&str> {
-        Some(self.request.run_id.as_str()).filter(|run_id| !run_id.is_empty())
+    /// Is told when the stream breaks and when it goes on, before as well as after `fetch` has returned. It is called in
+    /// the middle of reading, and must not block.
+    ///
+    /// ```
+    /// use outflow_client::Fetch;
+    ///
+    /// let fetch = Fetch::id(1).on_event(|event| eprintln!("{event}"));
+    /// ```
+    pub fn on_event(mut self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.listener = Some(Listener(Arc::new(listener)));
+        self
     }
 
-    pub(crate) fn time_allowed(&self) -> Option<Duration> {
-        self.deadline
+    pub(crate) fn is_resuming(&self) -> bool {
+        self.resumes
     }
 
-    pub(crate) fn heartbeat_interval(&self) -> Option<Duration> {
-        let interval = self.request.heartbeat.as_ref()?;
-        // As it was set: neither part is ever negative.
-        Some(Duration::new(interval.seconds.unsigned_abs(), interval.nanos.unsigned_abs()))
+    /// The message, the time allowed, and who is told of events.
+    pub(crate) fn into_parts(self) -> (protobuf::Request, Option<Duration>, Option<Listener>) {
+        (self.request, self.deadline, self.listener)
     }
 
     /// What a plain server cannot give of this, by the names of the fields. `limit` is not among them, because this
@@ -151,22 +161,16 @@ impl Fetch {
         .filter_map(|(field, asked)| asked.then_some(field))
         .collect()
     }
-
-    /// How many bytes the request's message has.
-    pub(crate) fn message_bytes(&self) -> usize {
-        self.request.encoded_len()
-    }
-
-    /// The HTTP request, of at most [`REQUEST_BYTES_MAX`].
-    pub(crate) fn http(&self, authority: &uri::Authority) -> Request<Full<Bytes>> {
-        assert!(self.message_bytes() <= REQUEST_BYTES_MAX);
-        call::request(authority, PATH, &self.request, self.deadline)
-    }
 }
 
-fn to_proto(duration: Duration) -> prost_types::Duration {
+pub(crate) fn to_proto(duration: Duration) -> prost_types::Duration {
     let sendable = duration.min(Duration::from_secs(DURATION_SECONDS_MAX));
     sendable.try_into().expect("10,000 years are no overflow")
+}
+
+/// As [`to_proto`] made it: neither part is ever negative.
+pub(crate) fn from_proto(duration: &prost_types::Duration) -> Duration {
+    Duration::new(duration.seconds.unsigned_abs(), duration.nanos.unsigned_abs())
 }
 
 #[cfg(test)]
@@ -175,16 +179,17 @@ mod tests {
 
     #[test]
     fn a_duration_longer_than_protobuf_knows_is_sent_as_its_longest() {
-        assert_eq!(
-            Fetch::id(1).heartbeat(Duration::MAX).heartbeat_interval(),
-            Some(Duration::from_secs(DURATION_SECONDS_MAX))
-        );
-        let short = Duration::new(3, 999_999_999);
-        assert_eq!(Fetch::id(1).heartbeat(short).heartbeat_interval(), Some(short));
+        for (given, sent) in [
+            (Duration::MAX, Duration::from_secs(DURATION_SECONDS_MAX)),
+            (Duration::new(3, 999_999_999), Duration::new(3, 999_999_999)),
+            (Duration::ZERO, Duration::ZERO),
+        ] {
+            assert_eq!(from_proto(&to_proto(given)), sent);
+        }
     }
 
     #[test]
-    fn every_wish_is_on_the_wire() {
+    fn every_wish_is_in_the_message() {
         let second = Duration::from_secs(1);
         let fetch = Fetch::id(-7)
             .source("exec")
@@ -197,17 +202,6 @@ mod tests {
             .idempotency_key("key")
             .heartbeat(2 * second)
             .deadline(second);
-        let http = fetch.http(&uri::Authority::from_static("[::1]:50005"));
-        assert_eq!(http.uri(), "http://[::1]:50005/protobuf.StreamService/FetchResponse");
-        for (name, value) in [
-            ("content-type", "application/grpc"),
-            ("te", "trailers"),
-            ("grpc-timeout", "1000000u"),
-            ("user-agent", call::USER_AGENT),
-        ] {
-            assert_eq!(http.headers()[name], value);
-        }
-        assert_eq!(http.headers().len(), 4);
         let expected = protobuf::Request {
             id: -7,
             source: "exec".into(),
@@ -220,8 +214,9 @@ mod tests {
             heartbeat: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
             last: 2,
         };
-        assert_eq!(*fetch.request(), expected);
-        assert_eq!(Fetch::run("r").request().run_id, "r");
+        assert_eq!(fetch.request, expected);
+        assert_eq!(fetch.deadline, Some(second));
+        assert_eq!(Fetch::run("r").request.run_id, "r");
         assert_eq!(
             fetch.beyond_a_plain_server(),
             ["source", "parameters", "after", "linger", "idempotency_key", "heartbeat", "last"]

@@ -19,11 +19,13 @@ pub enum Durability {
     Memory,
     /// It can be resumed, also after the server was killed and restarted.
     Disk,
+    /// A word that this version does not know. It is not `none`: it can be resumed.
+    Other,
 }
 
 /// Whether a run of this durability can be read again.
 pub(crate) fn resumable(durability: Option<Durability>) -> bool {
-    matches!(durability, Some(Durability::Memory | Durability::Disk))
+    durability.is_some_and(|durability| durability != Durability::None)
 }
 
 /// What an answer's headers say.
@@ -31,7 +33,7 @@ pub(crate) fn resumable(durability: Option<Durability>) -> bool {
 pub(crate) struct Head {
     /// `None`: a plain server.
     pub(crate) run_id: Option<String>,
-    /// `None` also where the server has a durability that this version does not know.
+    /// `None` where the server said nothing of it.
     pub(crate) durability: Option<Durability>,
 }
 
@@ -45,11 +47,11 @@ impl Head {
                 value: String::from_utf8_lossy(value.as_bytes()).into_owned(),
             }),
         });
-        let durability = headers.get(DURABILITY).and_then(|value| match value.as_bytes() {
-            b"none" => Some(Durability::None),
-            b"memory" => Some(Durability::Memory),
-            b"disk" => Some(Durability::Disk),
-            _ => None,
+        let durability = headers.get(DURABILITY).map(|value| match value.as_bytes() {
+            b"none" => Durability::None,
+            b"memory" => Durability::Memory,
+            b"disk" => Durability::Disk,
+            _ => Durability::Other,
         });
         Ok(Self { run_id: run_id.transpose()?, durability })
     }
@@ -116,11 +118,12 @@ mod tests {
             ("none", Some(Durability::None)),
             ("memory", Some(Durability::Memory)),
             ("disk", Some(Durability::Disk)),
-            ("eternal", None),
+            ("eternal", Some(Durability::Other)),
         ] {
             let pairs = [("content-type", "application/grpc"), (RUN_ID, "abc"), (DURABILITY, text)];
+            assert!(!resumable(None));
             assert_eq!(read(200, &pairs), Ok(Head { run_id: Some("abc".into()), durability }));
-            assert_eq!(resumable(durability), matches!(text, "memory" | "disk"));
+            assert_eq!(resumable(durability), text != "none");
         }
         assert!(read(200, &[("content-type", "application/grpc"), (RUN_ID, "")]).is_err());
     }

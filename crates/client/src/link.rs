@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
 };
 
@@ -42,6 +42,18 @@ pub(crate) enum Route {
     Given,
 }
 
+/// What kind of server answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// It has told nothing yet.
+    Unknown,
+    /// It told of a run when it was asked last.
+    Outflow,
+    /// It told of none.
+    Plain,
+}
+
 /// A client's link to its server.
 pub(crate) struct Link {
     name: Arc<str>,
@@ -54,6 +66,8 @@ pub(crate) struct Link {
     connecting: tokio::sync::Mutex<Option<Arc<ConnectError>>>,
     /// How many attempts to connect have ended.
     attempts: AtomicU64,
+    /// A [`Kind`].
+    kind: AtomicU8,
 }
 
 impl Link {
@@ -72,6 +86,7 @@ impl Link {
             current: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(None),
             attempts: AtomicU64::new(0),
+            kind: AtomicU8::new(Kind::Unknown as u8),
         })
     }
 
@@ -100,6 +115,17 @@ impl Link {
 
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// What kind of server answered last.
+    pub(crate) fn kind(&self) -> Kind {
+        let kind = self.kind.load(Ordering::Relaxed);
+        [Kind::Outflow, Kind::Plain].into_iter().find(|known| *known as u8 == kind).unwrap_or(Kind::Unknown)
+    }
+
+    /// A server of this kind answered.
+    pub(crate) fn is_of(&self, kind: Kind) {
+        self.kind.store(kind as u8, Ordering::Relaxed);
     }
 
     /// The connection, if it is not known to be dead.

@@ -1,7 +1,7 @@
 //! Whether each response is the one that is due, and whether there are enough. HOT.
 //!
-//! Owns: sequence numbers and the limit, for a server that numbers and for one that does not. Must not know: frames,
-//! streams, what a response says.
+//! Owns: sequence numbers and the limit, for a server that numbers and for one that does not, from the first response to
+//! the last, whatever breaks between them. Must not know: frames, streams, what a response says.
 
 use outflow_proto::protobuf::Request;
 
@@ -23,7 +23,7 @@ pub(crate) enum Admitted {
     Heartbeat,
 }
 
-/// The count of one stream.
+/// The count of one stream, over all its breaks.
 #[derive(Debug)]
 pub(crate) struct Numbering {
     by: By,
@@ -32,6 +32,7 @@ pub(crate) struct Numbering {
     /// Whether `last` says which is due next; not where the server chooses the start (`last` in the request).
     start_known: bool,
     given: u64,
+    heartbeats: u64,
     /// 0: none.
     limit: u64,
 }
@@ -43,7 +44,7 @@ impl Numbering {
             By::Client => 0,
         };
         let start_known = by == By::Client || request.last == 0;
-        Self { by, last, start_known, given: 0, limit: request.limit }
+        Self { by, last, start_known, given: 0, heartbeats: 0, limit: request.limit }
     }
 
     pub(crate) fn last(&self) -> u64 {
@@ -52,6 +53,26 @@ impl Numbering {
 
     pub(crate) fn given(&self) -> u64 {
         self.given
+    }
+
+    /// How many messages came that mean something.
+    pub(crate) fn heard(&self) -> u64 {
+        self.given + self.heartbeats
+    }
+
+    /// Whether this client numbers, because the server is a plain one.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.by == By::Client
+    }
+
+    /// Whether `last` says what is due next, so that it can be asked for.
+    pub(crate) fn is_start_known(&self) -> bool {
+        self.start_known
+    }
+
+    /// How many are still wanted; 0: there is no limit. Not asked when [full](Self::is_full).
+    pub(crate) fn left(&self) -> u64 {
+        self.limit.saturating_sub(self.given)
     }
 
     /// Whether as many came as were asked for.
@@ -69,7 +90,7 @@ impl Numbering {
     pub(crate) fn admit(&mut self, response: &mut Response) -> Result<Admitted, Violation> {
         match self.by {
             By::Client => response.sequence = self.last + 1,
-            By::Server if response.sequence == 0 => return heartbeat(response),
+            By::Server if response.sequence == 0 => return self.heartbeat(response),
             By::Server => self.check(response.sequence)?,
         }
         self.last = response.sequence;
@@ -88,14 +109,17 @@ impl Numbering {
         }
         Ok(())
     }
-}
 
-/// A heartbeat says nothing. One that does is a response that lost its number, and must not be swallowed.
-#[cold]
-fn heartbeat(response: &Response) -> Result<Admitted, Violation> {
-    match &response.payload {
-        Payload::Text(text) if text.is_empty() && response.job == 0 && !response.partial => Ok(Admitted::Heartbeat),
-        _ => Err(Violation::Unnumbered),
+    /// A heartbeat says nothing. One that does is a response that lost its number, and must not be swallowed.
+    #[cold]
+    fn heartbeat(&mut self, response: &Response) -> Result<Admitted, Violation> {
+        match &response.payload {
+            Payload::Text(text) if text.is_empty() && response.job == 0 && !response.partial => {
+                self.heartbeats += 1;
+                Ok(Admitted::Heartbeat)
+            }
+            _ => Err(Violation::Unnumbered),
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! How a stream that ended well, or a run that ended at all, ended: what the trailers say.
 //!
-//! Owns: the run's end and reading it from trailers. Must not know: how the trailers came, what the status means.
+//! Owns: the run's end, and reading it and the status from trailers. Must not know: how the trailers came, whether to go
+//! on after them.
 
 use std::fmt;
 
 use http::HeaderMap;
 
-use crate::Violation;
+use crate::{Code, Status, Violation, numbering::Numbering};
 
 const END: &str = "outflow-end";
 const JOBS_FAILED: &str = "outflow-jobs-failed";
@@ -87,6 +88,65 @@ impl Told {
         let last_sequence = number(trailers, LAST_SEQUENCE)?;
         Ok(Self { end: end.map(|end| (end, jobs_failed)), last_sequence })
     }
+}
+
+/// What a stream's trailers make of it.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    /// `OK`, and it is clear why.
+    Good(Outcome),
+    /// Another status, and the run's end where it is the run's.
+    Status(Status, Option<Outcome>),
+    /// No status was received: they are no answer.
+    NoStatus,
+    /// They are not as the contract says.
+    Wrong(Violation),
+}
+
+impl Ending {
+    /// Reads the trailers of a stream whose responses were counted by `numbering`, and whose last message is whole or
+    /// not.
+    pub(crate) fn read(trailers: &HeaderMap, numbering: &Numbering, is_whole: bool) -> Self {
+        let status = match Status::received(trailers) {
+            None => return Self::NoStatus,
+            Some(Err(received)) => return Self::Wrong(Violation::GrpcStatus { received }),
+            Some(Ok(status)) => status,
+        };
+        if status.code() == Code::OK {
+            return outcome_of_ok(trailers, numbering, is_whole).map_or_else(Self::Wrong, Self::Good);
+        }
+        // A plain server has no runs that could end, whatever it says. Trailers that contradict what came explain
+        // nothing; the status is told all the same.
+        let outcome = if numbering.is_plain() { None } else { ended(trailers, numbering).ok().flatten() };
+        Self::Status(status, outcome)
+    }
+}
+
+fn outcome_of_ok(trailers: &HeaderMap, numbering: &Numbering, is_whole: bool) -> Result<Outcome, Violation> {
+    if !is_whole {
+        return Err(Violation::Truncated);
+    }
+    let last_sequence = numbering.last();
+    if numbering.is_plain() {
+        return Ok(Outcome::Ended { end: End::Complete, jobs_failed: 0, last_sequence });
+    }
+    match ended(trailers, numbering)? {
+        // An end with another status is none that `OK` may come with: a failed run must not look like a good one.
+        Some(ended @ Outcome::Ended { end: End::Complete | End::Other, .. }) => Ok(ended),
+        None if numbering.is_full() => Ok(Outcome::Limit { last_sequence }),
+        _ => Err(Violation::EndMissing),
+    }
+}
+
+/// What the trailers tell of the run's end, if it ended.
+fn ended(trailers: &HeaderMap, numbering: &Numbering) -> Result<Option<Outcome>, Violation> {
+    let told = Told::by(trailers)?;
+    let last_sequence = match told.last_sequence {
+        Some(told) if numbering.agrees_with(told) => told,
+        Some(told) => return Err(Violation::LastSequence { told }),
+        None => numbering.last(),
+    };
+    Ok(told.end.map(|(end, jobs_failed)| Outcome::Ended { end, jobs_failed, last_sequence }))
 }
 
 fn number<N: std::str::FromStr>(trailers: &HeaderMap, name: &'static str) -> Result<Option<N>, Violation> {

@@ -42,7 +42,7 @@ pub struct Run {
     pub jobs: u32,
     /// How many of them failed so far.
     pub jobs_failed: u32,
-    /// How long it lives; `None` where this version does not know the word.
+    /// How long it lives, where the server said so.
     pub durability: Option<Durability>,
     /// How long the jobs go on after the last reader left; `None`: not at all.
     pub linger: Option<Duration>,
@@ -103,6 +103,7 @@ impl From<proto::Run> for Run {
             proto::RunEnd::Interrupted => Some(End::Interrupted),
         };
         let durability = match run.durability() {
+            proto::Durability::Unspecified if run.durability != 0 => Some(Durability::Other),
             proto::Durability::Unspecified => None,
             proto::Durability::None => Some(Durability::None),
             proto::Durability::Memory => Some(Durability::Memory),
@@ -343,7 +344,8 @@ mod tests {
         };
         let run = Run::from(told);
         assert_eq!(run.end.unwrap().end, End::Other);
-        assert_eq!((run.durability, run.linger, run.started, run.expires), (None, None, None, None));
+        assert_eq!((run.durability, run.linger), (Some(Durability::Other), None));
+        assert_eq!((run.started, run.expires), (None, None));
         let ended = Run::from(proto::Run { state: RunState::Ended.into(), ..proto::Run::default() });
         assert_eq!(ended.end.unwrap().end, End::Other);
     }

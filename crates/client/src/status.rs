@@ -128,6 +128,8 @@ struct Parts {
     code: Code,
     message: String,
     retry_delay: Option<Duration>,
+    /// A negative pushback.
+    forbids_retry: bool,
     details: Bytes,
 }
 
@@ -148,6 +150,11 @@ impl Status {
         self.0.retry_delay
     }
 
+    /// Whether the server said that this must not be tried again.
+    pub(crate) fn forbids_retry(&self) -> bool {
+        self.0.forbids_retry
+    }
+
     /// An encoded `google.rpc.Status` with the details (field violations, for example); empty where none were sent
     /// or they could not be read.
     pub fn details(&self) -> &Bytes {
@@ -164,11 +171,15 @@ impl Status {
         let message = headers.get(GRPC_MESSAGE).map(|value| percent_decoded(value.as_bytes()));
         let details = headers.get(GRPC_DETAILS).and_then(|value| base64_decoded(value.as_bytes()));
         let details = details.unwrap_or_default();
-        let retry_delay = match headers.get(GRPC_PUSHBACK) {
-            Some(pushback) => pushback.to_str().ok().and_then(|ms| ms.parse().ok()).map(Duration::from_millis),
+        // gRPC's retry design: what is no number, or a negative one, means "not again".
+        let pushback = headers.get(GRPC_PUSHBACK).map(|ms| ms.to_str().ok().and_then(|ms| ms.parse().ok()));
+        let forbids_retry = pushback == Some(None);
+        let retry_delay = match pushback {
+            Some(pushback) => pushback.map(Duration::from_millis),
             None => retry_info(&details),
         };
-        Some(Ok(Self(Box::new(Parts { code, message: message.unwrap_or_default(), retry_delay, details }))))
+        let message = message.unwrap_or_default();
+        Some(Ok(Self(Box::new(Parts { code, message, retry_delay, forbids_retry, details }))))
     }
 }
 

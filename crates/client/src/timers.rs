@@ -23,13 +23,14 @@ const SILENCE_MIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Deadline {
     allowed: Duration,
+    begun: Instant,
     sleep: Pin<Box<Sleep>>,
 }
 
 impl Deadline {
     /// Begins now.
     pub(crate) fn start(allowed: Duration) -> Self {
-        Self { allowed, sleep: Box::pin(sleep(allowed.saturating_add(GRACE))) }
+        Self { allowed, begun: Instant::now(), sleep: Box::pin(sleep(allowed.saturating_add(GRACE))) }
     }
 
     /// What the caller allowed.
@@ -37,9 +38,31 @@ impl Deadline {
         self.allowed
     }
 
+    /// What is left of it, by the millisecond: the caller's round number is told to the server as it is.
+    pub(crate) fn left(&self) -> Duration {
+        let elapsed = self.begun.elapsed().as_millis();
+        self.allowed.saturating_sub(Duration::from_millis(elapsed as u64))
+    }
+
+    /// When it passes, if the clock reaches so far.
+    pub(crate) fn at(&self) -> Option<Instant> {
+        self.begun.checked_add(self.allowed)
+    }
+
+    /// Whether it has passed. Without an open stream nobody has to say so first.
+    pub(crate) fn is_over(&self) -> bool {
+        self.begun.elapsed() >= self.allowed
+    }
+
+    /// Ready when it passed and the grace is over, too.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.sleep.as_mut().poll(cx)
     }
+}
+
+/// How much silence there may be with heartbeats of this interval.
+pub(crate) fn silence_limit(heartbeat: Duration) -> Duration {
+    heartbeat.saturating_mul(HEARTBEATS_MISSED).max(SILENCE_MIN)
 }
 
 /// How long nothing may come. It runs only while the reader waits: a caller that is away, and lets data lie, hears
@@ -57,7 +80,7 @@ impl Silence {
     }
 
     pub(crate) fn limit(&self) -> Duration {
-        self.heartbeat.saturating_mul(HEARTBEATS_MISSED).max(SILENCE_MIN)
+        silence_limit(self.heartbeat)
     }
 
     /// Something came.

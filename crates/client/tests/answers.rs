@@ -320,7 +320,7 @@ async fn a_message_that_is_none_ends_the_stream_after_what_came_before() {
 
 #[tokio::test]
 async fn the_message_limit_is_the_callers() {
-    let builder = Client::builder().message_bytes_max(20);
+    let builder = Client::builder().no_resume().message_bytes_max(20);
     let (client, _server) = serve_with(builder, |mut call| async move {
         let mut stream = call.run();
         stream.send_data(frame(&[b"\x10\x01\x0a\x10", &[b'a'; 16][..]].concat()), false).unwrap();
@@ -371,8 +371,8 @@ async fn a_status_in_headers_that_do_not_end_the_stream_counts_where_no_other_co
         stream.send_data(Bytes::new(), true).unwrap();
     })
     .await;
-    let (_, error, _) = read(client.fetch(Fetch::id(1)).await.unwrap()).await;
-    assert_eq!(error.unwrap().to_string(), "the pipe refused the request: RESOURCE_EXHAUSTED: full");
+    let error = client.fetch(Fetch::id(1)).await.unwrap_err();
+    assert_eq!(error.to_string(), "the pipe refused the request: RESOURCE_EXHAUSTED: full");
 }
 
 #[tokio::test]

@@ -139,7 +139,7 @@ async fn a_server_that_leaves_politely_finishes_what_is_open_and_takes_nothing_m
         .await
         .unwrap();
     });
-    let client = Client::builder().over(ours, "the pipe").await.unwrap();
+    let client = Client::builder().no_resume().over(ours, "the pipe").await.unwrap();
     let stream = client.fetch(Fetch::id(1)).await.unwrap();
     assert_eq!(stream.map(Result::unwrap).count().await, 2);
     let error = client.fetch(Fetch::id(1)).await.unwrap_err();
@@ -189,7 +189,7 @@ async fn a_stream_that_is_refused_or_lost_before_its_headers_breaks() {
 #[tokio::test]
 async fn a_server_of_another_protocol_breaks_the_first_stream() {
     let (ours, mut theirs) = tokio::io::duplex(1 << 16);
-    let client = Client::builder().over(ours, "the pipe").await.unwrap();
+    let client = Client::builder().no_resume().over(ours, "the pipe").await.unwrap();
     theirs.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await.unwrap();
     let error = client.fetch(Fetch::id(1)).await.unwrap_err();
     assert!(is_lost(&error), "{error}");
@@ -286,7 +286,7 @@ async fn enough_of_a_plain_server_resets_the_stream_and_is_a_good_end() {
 #[tokio::test(start_paused = true)]
 async fn dropping_the_last_owner_closes_the_connection() {
     let (ours, mut theirs) = tokio::io::duplex(1 << 16);
-    let client = Client::builder().over(ours, "the pipe").await.unwrap();
+    let client = Client::builder().no_resume().over(ours, "the pipe").await.unwrap();
     let clone = client.clone();
     drop(client);
     // The preface and whatever else; then nothing, for as long as one owner is left.
@@ -317,7 +317,7 @@ async fn what_was_under_way_to_readers_that_left_does_not_cost_the_connection() 
     let (report, mut opened) = mpsc::channel(1);
     let mut server = JoinSet::new();
     server.spawn(report_opened(from_client, report));
-    let client = Client::builder().over(ours, "the pipe").await.unwrap();
+    let client = Client::builder().no_resume().over(ours, "the pipe").await.unwrap();
     to_client.write_all(&raw_frame(SETTINGS, 0, 0, &[])).await.unwrap();
     // `:status: 200` and a content type (RFC 7541).
     let head = [b"\x88\x00\x0ccontent-type\x10", &b"application/grpc"[..]].concat();

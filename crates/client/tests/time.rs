@@ -168,7 +168,7 @@ async fn a_reader_that_was_away_does_not_take_its_own_absence_for_silence() {
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_answers_no_ping_is_given_up_while_a_stream_is_open() {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
-    let builder = Client::builder().keepalive(20 * SECOND, 10 * SECOND);
+    let builder = Client::builder().no_resume().keepalive(20 * SECOND, 10 * SECOND);
     let client = builder.over(ours, "the pipe").await.unwrap();
     let begin = Instant::now();
     let error = soon(client.fetch(Fetch::id(1))).await.unwrap_err();
@@ -188,7 +188,7 @@ async fn a_server_that_answers_pings_may_be_silent_for_as_long_as_it_likes() {
     let mut stream = client.fetch(Fetch::id(1)).await.unwrap();
     assert!(stream.next().await.is_none());
 
-    let builder = Client::builder().without_keepalive();
+    let builder = Client::builder().no_resume().without_keepalive();
     let (client, _server) = serve_with(builder, |call| async move {
         let _unanswered = call;
         std::future::pending::<()>().await;

@@ -2,7 +2,14 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its part of it")]
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use h2::{RecvStream, SendStream, server::SendResponse};
@@ -121,13 +128,13 @@ where
     (builder.over(ours, "the pipe").await.unwrap(), server)
 }
 
-/// Serves with the client's default settings.
+/// Serves one stream at a time: what breaks it is the caller's.
 pub async fn serve<F, A>(answer: F) -> (Client, JoinSet<()>)
 where
     F: Fn(Call) -> A + Send + Sync + 'static,
     A: Future<Output = ()> + Send + 'static,
 {
-    serve_with(Client::builder(), answer).await
+    serve_with(Client::builder().no_resume(), answer).await
 }
 
 async fn serve_connection<F, A>(io: DuplexStream, answer: Arc<F>)
@@ -144,4 +151,70 @@ where
     while let Some(Ok((request, respond))) = connection.accept().await {
         answers.spawn(answer(Call { request, respond }));
     }
+}
+
+/// What a server does with its first, second … request.
+pub struct Again {
+    /// Every request, in order.
+    pub requests: Arc<Mutex<Vec<protobuf::Request>>>,
+    /// Their `grpc-timeout`s.
+    pub timeouts: Arc<Mutex<Vec<Option<String>>>>,
+    /// How often it was connected to.
+    pub connections: Arc<AtomicUsize>,
+    servers: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Again {
+    /// Loses every connection there is.
+    pub fn cut(&self) {
+        self.servers.lock().unwrap().abort_all();
+    }
+
+    pub fn requests(&self) -> Vec<protobuf::Request> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    pub fn asked(&self) -> usize {
+        self.requests.lock().unwrap().len()
+    }
+}
+
+/// Serves on as many connections as the client makes; the answer is told which request it is for, from 1.
+pub async fn serve_again<F, A>(builder: ClientBuilder, answer: F) -> (Client, Again)
+where
+    F: Fn(usize, protobuf::Request, Call) -> A + Send + Sync + 'static,
+    A: Future<Output = ()> + Send + 'static,
+{
+    let servers = Arc::new(Mutex::new(JoinSet::new()));
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let timeouts = Arc::new(Mutex::new(Vec::new()));
+    let connections = Arc::new(AtomicUsize::new(0));
+    let again = Again {
+        requests: Arc::clone(&requests),
+        timeouts: Arc::clone(&timeouts),
+        connections: Arc::clone(&connections),
+        servers: Arc::clone(&servers),
+    };
+    let answer = Arc::new(answer);
+    let record = Arc::new(move |mut call: Call| {
+        let (answer, requests, timeouts) = (Arc::clone(&answer), Arc::clone(&requests), Arc::clone(&timeouts));
+        async move {
+            let request = call.message().await;
+            let timeout = call.request.headers().get("grpc-timeout").map(|value| value.to_str().unwrap().to_owned());
+            timeouts.lock().unwrap().push(timeout);
+            let number = {
+                let mut requests = requests.lock().unwrap();
+                requests.push(request.clone());
+                requests.len()
+            };
+            answer(number, request, call).await;
+        }
+    });
+    let connect = move || {
+        connections.fetch_add(1, Ordering::Relaxed);
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        servers.lock().unwrap().spawn(serve_connection(theirs, Arc::clone(&record)));
+        std::future::ready(Ok(ours))
+    };
+    (builder.connect_by("the pipe", connect).await.unwrap(), again)
 }

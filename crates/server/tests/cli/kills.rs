@@ -87,7 +87,8 @@ async fn read_on(address: SocketAddr, reader: u64, seen: &mut Seen) -> Result<()
             .linger(Duration::from_secs(120))
             .idempotency_key(format!("reader {reader}")),
     };
-    let mut stream = client.fetch(fetch).await?;
+    // By hand, as somebody without our client would.
+    let mut stream = client.fetch(fetch.no_resume()).await?;
     seen.run = stream.run_id().map(str::to_owned);
     while let Some(response) = stream.next().await {
         let response = response?;
