@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its part of it")]
 
 pub mod frames;
+pub mod network;
 pub mod wire;
 
 use std::{
