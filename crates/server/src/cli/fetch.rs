@@ -28,8 +28,6 @@ Examples:
   outflow fetch --run ID --after 2                go on with it where you were
   outflow fetch --run ID --last 10                its last ten responses, and then what comes
   outflow fetch 1 --linger 1h --param jobs=1 --param responses=1000000 --output numbers.txt
-  until outflow fetch 1 --linger 1h --output FILE; do sleep 5; done
-                                                  whatever happens, FILE holds all of it in the end, once
   outflow fetch 1 --format json | jq .result
 
 With --linger or --key the server journals the run: it goes on without you, and when you leave it this command says how to
@@ -38,7 +36,7 @@ go on with it. It is read again from any place, also after the server was killed
 With --output a file that is half written, because this program, the machine or the network went away, is gone on with
 by the same command: FILE.outflow, which is there as long as FILE is not whole, says which run it is and how far it has
 come. That takes a run that can be read again: --linger, --key or --run. A file that is whole is never written over,
-unless --overwrite says so.
+unless --overwrite says so. In a script, FILE is whole when there is something in it and FILE.outflow is not there.
 
 On a terminal it prints lines as the tutorial's client does; into a pipe or a file only the results, one per line
 (bytes as they are, without line ends); errors go to stderr.
@@ -175,6 +173,14 @@ impl Fetch {
         let clock = Clock::start(self.within, self.patience);
         let existing = if self.overwrite { Existing::Overwrite } else { Existing::Continue };
         let mut to = Destination::claim(self.output.as_deref(), existing, self.wanted())?;
+        // Nobody has to say anything about a run that ends with its reader, unless it was to fill a file: then the signal
+        // ends this program.
+        let listen = || signal(SignalKind::interrupt()).map_err(Failed::System);
+        let mut interrupt = to.kept().map(|_| listen()).transpose()?;
+        if let Some(kept) = to.kept().filter(|kept| kept.is_whole()) {
+            // A power cut brought the bookmark back.
+            return Ok(kept.complete_well()?);
+        }
         if let Some(kept) = to.kept().filter(|kept| kept.is_full()) {
             // It was killed between the last response and the end.
             let run = kept.run().map(|(run, _)| run.to_owned());
@@ -182,7 +188,11 @@ impl Fetch {
             return Ok(closed.map_err(Failed::write)?);
         }
         let request = self.request(to.kept(), &clock)?;
-        let mut responses = match self.ask(request, &clock).await {
+        let asked = tokio::select! {
+            asked = self.ask(request, &clock) => asked,
+            () = signalled(interrupt.as_mut()) => Err(Failed::Interrupted),
+        };
+        let mut responses = match asked {
             Ok(responses) => responses,
             Err(why) => {
                 let advice = to.kept().map(|kept| unanswered(kept, &why)).transpose()?.flatten();
@@ -194,12 +204,12 @@ impl Fetch {
             tracing::warn!("this is no Outflow server; it is not told, or does not know: {fields}");
         }
         let position = responses.position();
-        // Nobody has to say anything about a run that ends with its reader, unless a file is left half: then the signal
-        // ends this program.
-        let is_heard = position.is_resumable() || to.kept().is_some();
-        let interrupt = is_heard.then(|| signal(SignalKind::interrupt())).transpose().map_err(Failed::System)?;
         // Not before there is something to write: a failed attempt leaves an older file as it was.
         let output = to.open(position.run_id.clone().filter(|_| position.is_resumable()))?;
+        // Not before that: a pipe by name may have to wait for its reader.
+        if interrupt.is_none() && position.is_resumable() {
+            interrupt = Some(listen()?);
+        }
         let mut printer = Printer::new(output, self.format());
         let received = receive(&mut responses, &mut printer, &clock, interrupt).await;
         let ending = match &received {
@@ -219,7 +229,7 @@ impl Fetch {
                 why
             }
         };
-        Err(Stopped { advice: self.how_to_go_on(&responses, &output, printed), why: Box::new(stopped) })
+        Err(Stopped { advice: self.how_to_go_on(&stopped, &responses, &output, printed), why: Box::new(stopped) })
     }
 
     async fn ask(&self, request: outflow_client::Fetch, clock: &Clock) -> Result<Responses, Failed> {
@@ -228,8 +238,8 @@ impl Fetch {
         asked.map_err(|error| clock.own_deadline(&error, None).map_or_else(|| Failed::Open(error), Failed::TooLong))
     }
 
-    /// A journaled run that has not ended goes on without us.
-    fn how_to_go_on(&self, responses: &Responses, output: &Output, printed: Printed) -> Option<String> {
+    /// A journaled run that has not ended goes on without us, and what could not be written can be read again.
+    fn how_to_go_on(&self, why: &Failed, responses: &Responses, output: &Output, printed: Printed) -> Option<String> {
         let position = responses.position();
         let goes_on = if responses.outcome().is_none() { "the run goes on; " } else { "" };
         if let Output::Kept(kept) = output {
@@ -242,7 +252,8 @@ impl Fetch {
                 None
             };
         }
-        let run = position.run_id.as_deref().filter(|_| position.is_resumable() && responses.outcome().is_none())?;
+        let is_more = responses.outcome().is_none() || matches!(why, Failed::Write(_));
+        let run = position.run_id.as_deref().filter(|_| position.is_resumable() && is_more)?;
         // What was received and could not be written is asked for again.
         let Printed { responses, last } = printed;
         let (after, last) = if responses > 0 { (last, None) } else { (self.after, self.last) };

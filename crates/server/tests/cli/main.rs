@@ -7,6 +7,7 @@ mod fetch;
 mod journaled;
 mod kills;
 mod output;
+mod output_kills;
 mod program;
 mod runs;
 mod serve;

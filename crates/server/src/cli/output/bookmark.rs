@@ -40,6 +40,9 @@ pub(super) struct Bookmark {
     pub(super) responses: u64,
     /// How many bytes they take.
     pub(super) bytes: u64,
+    /// Whether they are all there will be: only the bookmark itself is still to be removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) whole: bool,
 }
 
 /// What every version has.
@@ -75,7 +78,18 @@ impl Bookmark {
     pub(super) fn new(server: &str, asked: Asked, format: Format) -> Self {
         let sequence = asked.after.unwrap_or(0);
         let server = server.to_owned();
-        Self { version: VERSION, server, asked, format, key: None, run: None, sequence, responses: 0, bytes: 0 }
+        Self {
+            version: VERSION,
+            server,
+            asked,
+            format,
+            key: None,
+            run: None,
+            sequence,
+            responses: 0,
+            bytes: 0,
+            whole: false,
+        }
     }
 
     /// The one at `place`, where there is one.
@@ -101,13 +115,17 @@ impl Bookmark {
     /// Puts it in the place of the one before: at any moment there is one of the two, whole, also after a power cut.
     pub(super) fn replace(&self, place: &Path) -> io::Result<()> {
         let new = beside(place, ".new");
+        self.put(place, &new).inspect_err(|_| _ = fs::remove_file(&new))
+    }
+
+    fn put(&self, place: &Path, new: &Path) -> io::Result<()> {
         // What was asked may be nobody else's business.
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(new)?;
         let mut text = serde_json::to_vec(self)?;
         text.push(b'\n');
         file.write_all(&text)?;
         file.sync_all()?;
-        fs::rename(&new, place)?;
+        fs::rename(new, place)?;
         sync_folder(place)
     }
 }
@@ -121,7 +139,7 @@ pub(super) fn remove(place: &Path) -> io::Result<()> {
         }
     }
     // Not synced: that takes so long that a kill often falls between this and the exit code, and then the file is whole
-    // and nobody was told. One that a power cut brings back is true still: whoever goes on gets what there is already.
+    // and nobody was told. One that a power cut brings back is true still.
     Ok(())
 }
 

@@ -35,7 +35,7 @@ const NOTE_BYTES: u64 = 64 << 20;
 /// Why a file cannot be written to.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::cli) enum KeptError {
-    #[error("{} is there already, and no bookmark says that it is half written; remove it, name another file, or say --overwrite", .file.display())]
+    #[error("{} is there already, and whole for all that is known (it has no bookmark); remove it, name another file, or say --overwrite", .file.display())]
     Exists { file: PathBuf },
     #[error("{} is being written by another outflow; wait for it, or name another file", .file.display())]
     InUse { file: PathBuf },
@@ -47,6 +47,8 @@ pub(in crate::cli) enum KeptError {
     Dead { file: PathBuf },
     #[error("{} cannot be understood ({why}); {} is half written for all that is known: say --overwrite to start anew, or remove the bookmark to keep the file as it is", .place.display(), .file.display())]
     Bookmark { file: PathBuf, place: PathBuf, why: String },
+    #[error("{}, which says how far {} has come, cannot be written ({source}); make that possible, or name another file", .place.display(), .file.display())]
+    Mark { file: PathBuf, place: PathBuf, source: io::Error },
     #[error("{}: {source}", .path.display())]
     Io { path: PathBuf, source: io::Error },
 }
@@ -144,6 +146,11 @@ impl Kept {
         self.bookmark.asked.limit.is_some_and(|limit| self.bookmark.responses >= limit)
     }
 
+    /// Whether all of it is there, and only nobody was told.
+    pub(in crate::cli) fn is_whole(&self) -> bool {
+        self.bookmark.whole
+    }
+
     /// Whether there is a bookmark.
     pub(in crate::cli) fn is_half(&self) -> bool {
         self.is_marked
@@ -178,8 +185,11 @@ impl Kept {
     pub(super) fn begin(&mut self, run: Option<String>) -> Result<(), KeptError> {
         self.bookmark.run = run;
         self.bookmark.key = None;
-        // First, so that no moment has a file that lost something without a bookmark that says so.
-        self.mark()?;
+        // First, so that no moment has a file that lost something without a bookmark that says so. One that says it already
+        // stays: on a full disk there is no room for another, until the file is cut.
+        if self.before.as_ref() != Some(&self.bookmark) {
+            self.mark()?;
+        }
         let bytes = self.bookmark.bytes;
         let cut = self.file.set_len(bytes).and_then(|()| self.file.seek(SeekFrom::Start(bytes)));
         cut.map(drop).map_err(|source| self.failed(source))
@@ -209,11 +219,29 @@ impl Kept {
         self.mark()
     }
 
-    /// The file is whole.
+    /// All is there that there will ever be.
     pub(super) fn complete(&mut self) -> Result<(), KeptError> {
         self.file.sync_all().map_err(|source| self.failed(source))?;
-        bookmark::remove(&self.place).map_err(|source| KeptError::Io { path: self.place.clone(), source })?;
+        bookmark::remove(&self.place).map_err(|source| self.failed_mark(source))?;
         self.is_marked = false;
+        Ok(())
+    }
+
+    /// The same, and all is well: who is told so is told the truth, also where a power cut brings the bookmark back.
+    pub(in crate::cli) fn complete_well(&mut self) -> Result<(), KeptError> {
+        self.seal()?;
+        self.complete()
+    }
+
+    /// Makes everything durable, and the bookmark say that it is everything.
+    fn seal(&mut self) -> Result<(), KeptError> {
+        let whole = self.file.set_len(self.bookmark.bytes).and_then(|()| self.file.sync_all());
+        whole.map_err(|source| self.failed(source))?;
+        if !self.bookmark.whole {
+            self.bookmark.whole = true;
+            // Where the disk is full the one that is there is true, too: going on with it gets what there is already.
+            _ = self.mark();
+        }
         Ok(())
     }
 
@@ -223,13 +251,18 @@ impl Kept {
             Some(before) => before.replace(&self.place),
             None => bookmark::remove(&self.place),
         }
-        .map_err(|source| KeptError::Io { path: self.place.clone(), source })?;
+        .map_err(|source| self.failed_mark(source))?;
         unmake(&self.path, self.is_made);
         Ok(())
     }
 
     fn mark(&mut self) -> Result<(), KeptError> {
-        self.bookmark.replace(&self.place).map_err(|source| KeptError::Io { path: self.place.clone(), source })?;
+        if let Err(source) = self.bookmark.replace(&self.place) {
+            if !self.is_marked {
+                unmake(&self.path, self.is_made);
+            }
+            return Err(self.failed_mark(source));
+        }
         self.is_marked = true;
         self.noted = (self.bookmark.bytes, Instant::now());
         Ok(())
@@ -237,6 +270,10 @@ impl Kept {
 
     fn failed(&self, source: io::Error) -> KeptError {
         KeptError::Io { path: self.path.clone(), source }
+    }
+
+    fn failed_mark(&self, source: io::Error) -> KeptError {
+        KeptError::Mark { file: self.path.clone(), place: self.place.clone(), source }
     }
 }
 
@@ -261,7 +298,10 @@ impl AsFd for Kept {
 
 impl From<KeptError> for io::Error {
     fn from(error: KeptError) -> Self {
-        let kind = if let KeptError::Io { source, .. } = &error { source.kind() } else { io::ErrorKind::Other };
+        let kind = match &error {
+            KeptError::Io { source, .. } | KeptError::Mark { source, .. } => source.kind(),
+            _ => io::ErrorKind::Other,
+        };
         io::Error::new(kind, error)
     }
 }
@@ -382,5 +422,33 @@ fn unmake(path: &Path, is_made: bool) {
     if is_made {
         // It is empty, and so does no harm where it stays.
         _ = fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_known_to_be_whole_before_its_bookmark_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let claim = || {
+            let wanted = Wanted { server: "h:1".into(), asked: Asked::default(), format: Format::Plain };
+            Kept::claim(&path, Existing::Continue, wanted).unwrap()
+        };
+        let mut kept = claim();
+        kept.begin(Some("01k".into())).unwrap();
+        kept.write_all(b"all").unwrap();
+        kept.count(1, 1).unwrap();
+        kept.seal().unwrap();
+        // Here the machine goes away, or a power cut brings this moment back.
+        drop(kept);
+        fs::write(&path, "all, and what does not count").unwrap();
+        let mut kept = claim();
+        assert!(kept.is_whole());
+        kept.complete_well().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"all");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -49,7 +49,7 @@ impl Destination {
         match self {
             Self::Stdout => Ok(Output::Stdout(io::stdout())),
             Self::Special(path) => match File::options().write(true).open(&path) {
-                Ok(file) => Ok(Output::Special(file)),
+                Ok(file) => Ok(Output::Special(file, path)),
                 Err(source) => Err(KeptError::Io { path, source }),
             },
             Self::Kept(mut kept) => {
@@ -63,7 +63,7 @@ impl Destination {
 /// Where results are written.
 pub(super) enum Output {
     Stdout(io::Stdout),
-    Special(File),
+    Special(File, PathBuf),
     Kept(Box<Kept>),
 }
 
@@ -81,9 +81,10 @@ impl Output {
     /// What a full disk or a remote file system has not said yet, it says now.
     fn close(&mut self, ending: Ending) -> io::Result<()> {
         match (self, ending) {
-            (Self::Kept(kept), Ending::Well | Ending::Failed) => Ok(kept.complete()?),
+            (Self::Kept(kept), Ending::Well) => Ok(kept.complete_well()?),
+            (Self::Kept(kept), Ending::Failed) => Ok(kept.complete()?),
             (Self::Kept(kept), Ending::Cut) => Ok(kept.note()?),
-            (Self::Special(file), _) => match file.sync_all() {
+            (Self::Special(file, _), _) => match file.sync_all() {
                 // A device or a pipe cannot be synced and need not be.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
                 synced => synced,
@@ -97,7 +98,7 @@ impl AsFd for Output {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Stdout(stdout) => stdout.as_fd(),
-            Self::Special(file) => file.as_fd(),
+            Self::Special(file, _) => file.as_fd(),
             Self::Kept(kept) => kept.as_fd(),
         }
     }
@@ -108,7 +109,9 @@ impl Write for Output {
         match self {
             // Not through its own buffer, which looks for line ends: every batch is flushed as a whole anyway.
             Self::Stdout(stdout) => rustix::io::write(stdout, bytes).map_err(Into::into),
-            Self::Special(file) => file.write(bytes),
+            Self::Special(file, path) => file
+                .write(bytes)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
             Self::Kept(kept) => kept.write(bytes),
         }
     }
