@@ -113,7 +113,7 @@ impl KeptFile {
     fn take(table: &mut toml::Table) -> Result<SourceOptions, String> {
         let names = ["shared", "reuse", "linger", "keep"];
         let kept: toml::Table = names.iter().filter_map(|name| table.remove_entry(*name)).collect();
-        let kept: Self = kept.try_into().map_err(|error: toml::de::Error| error.to_string())?;
+        let kept: Self = kept.try_into().map_err(|error: toml::de::Error| error.message().to_owned())?;
         let mut options = SourceOptions::new();
         match (kept.shared, kept.reuse) {
             (true, reuse) => options = options.shared(reuse.map_or(Duration::ZERO, |Time(reuse)| reuse)),
@@ -173,11 +173,14 @@ impl SourceFile {
         let kind = table.remove("kind");
         let kind = match kind.as_ref().and_then(toml::Value::as_str) {
             Some("simulate") => {
-                let settings: SimulateSettings = table.try_into().map_err(|error| named(error.to_string()))?;
+                let settings: SimulateSettings =
+                    table.try_into().map_err(|error: toml::de::Error| named(error.message().into()))?;
                 settings.check().map_err(named)?;
                 Kind::Simulate(settings)
             }
-            Some("exec") => Kind::Exec(table.try_into().map_err(|error| named(error.to_string()))?),
+            Some("exec") => {
+                Kind::Exec(table.try_into().map_err(|error: toml::de::Error| named(error.message().into()))?)
+            }
             Some(other) => return Err(named(format!("kind `{other}` is not known; there are exec and simulate"))),
             None => return Err(named("it has no `kind`; there are exec and simulate".into())),
         };
