@@ -1,8 +1,8 @@
-//! A real disk of 100 MB that is soon full, mounted for one test. Only root may do that.
+//! A real disk that is soon full, mounted for one test. Only root may do that.
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -14,18 +14,18 @@ pub(crate) struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// One in memory, whose room is there at once when a file is cut or removed.
-    pub(crate) fn tmpfs() -> Self {
+    /// One of so many MiB in memory, whose room is there at once when a file is cut or removed.
+    pub(crate) fn tmpfs(mib: u64) -> Self {
         let disk = Self::folder();
-        command("mount", &["-t", "tmpfs", "-o", "size=100m", "outflow-test", text(&disk.path())]);
+        command("mount", &["-t", "tmpfs", "-o", &format!("size={mib}m"), "outflow-test", text(&disk.path())]);
         disk
     }
 
-    /// One with a journal, which decides only when it is synced where what was written lies.
-    pub(crate) fn ext4() -> Self {
+    /// One of so many MiB with a journal, which decides only when it is synced where what was written lies.
+    pub(crate) fn ext4(mib: u64) -> Self {
         let disk = Self::folder();
         let image = disk.folder.path().join("image");
-        File::create(&image).unwrap().set_len(100 << 20).unwrap();
+        File::create(&image).unwrap().set_len(mib << 20).unwrap();
         command("mkfs.ext4", &["-q", text(&image)]);
         command("mount", &["-o", "loop", text(&image), text(&disk.path())]);
         disk
@@ -38,7 +38,7 @@ impl SmallDisk {
     }
 
     /// Where it is mounted.
-    pub(crate) fn path(&self) -> std::path::PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join("disk")
     }
 }

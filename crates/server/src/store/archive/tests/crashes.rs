@@ -180,13 +180,13 @@ fn a_disk_that_is_full_is_told_and_deletions_make_room() {
 #[test]
 #[ignore = "needs root, to mount a small disk"]
 fn a_full_tmpfs_is_told_and_deletions_make_room() {
-    fill_a_real_disk(&SmallDisk::tmpfs());
+    fill_a_real_disk(&SmallDisk::tmpfs(100));
 }
 
 #[test]
 #[ignore = "needs root, to mount a small disk"]
 fn a_full_ext4_is_told_and_deletions_make_room() {
-    fill_a_real_disk(&SmallDisk::ext4());
+    fill_a_real_disk(&SmallDisk::ext4(100));
 }
 
 fn fill_a_real_disk(disk: &SmallDisk) {
