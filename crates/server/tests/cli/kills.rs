@@ -1,5 +1,6 @@
 //! The server is killed, again and again, under runs and readers, and started again on the same data: whatever a reader
 //! saw is still there, with the same number and the same bytes, and every reader that comes back gets all of it, once.
+//! Half of the readers come back by hand; the others leave that to our client, and notice nothing.
 
 use std::{
     collections::BTreeMap,
@@ -7,12 +8,12 @@ use std::{
     process::{Child, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use outflow_client::{Client, Fetch, FetchError, Payload};
+use outflow_client::{Client, Event, Fetch, FetchError, Payload, Response, RunFilter};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tempfile::TempDir;
 
@@ -20,6 +21,7 @@ use super::program::{outflow, within};
 
 /// How often it is killed; `OUTFLOW_TEST_KILLS` says otherwise.
 const KILLS: usize = 25;
+/// By hand, and as many with our client.
 const READERS: u64 = 12;
 const RESPONSES: u64 = 400;
 
@@ -54,6 +56,13 @@ impl Killed {
         self.child.wait().unwrap();
         self.child = Self::spawn(self.address, &self.folder);
     }
+
+    fn drain_and_start(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap();
+        self.child = Self::spawn(self.address, &self.folder);
+    }
 }
 
 impl Drop for Killed {
@@ -72,33 +81,70 @@ struct Seen {
     is_over: bool,
 }
 
-/// Reads on from where it was, until the stream ends or breaks.
+impl Seen {
+    fn take(&mut self, reader: u64, response: &Response) {
+        let Payload::Text(text) = &response.payload else { panic!("{response:?}") };
+        let known = self.responses.insert(response.sequence, (response.job, text.to_string()));
+        assert!(known.is_none(), "reader {reader} got response {} twice", response.sequence);
+        assert_eq!(response.sequence, self.responses.len() as u64, "reader {reader} misses a response");
+    }
+}
+
+fn ask(reader: u64) -> Fetch {
+    Fetch::id(i32::try_from(reader).unwrap())
+        .parameter("jobs", "2")
+        .parameter("step", "7ms")
+        .parameter("responses", (RESPONSES / 2).to_string())
+        .parameter("every", "3ms")
+        .parameter("size", (reader % 100 * 40).to_string())
+        .linger(Duration::from_secs(120))
+}
+
+/// Reads on from where it was, until the stream ends or breaks: by hand, as somebody without our client would.
 async fn read_on(address: SocketAddr, reader: u64, seen: &mut Seen) -> Result<(), FetchError> {
     let Ok(client) = Client::connect(&address.to_string()).await else { return Ok(()) };
-    let after = seen.responses.len() as u64;
     let fetch = match &seen.run {
-        Some(run) => Fetch::run(run.clone()).after(after),
-        None => Fetch::id(reader as i32)
-            .parameter("jobs", "2")
-            .parameter("step", "7ms")
-            .parameter("responses", (RESPONSES / 2).to_string())
-            .parameter("every", "3ms")
-            .parameter("size", (reader * 40).to_string())
-            .linger(Duration::from_secs(120))
-            .idempotency_key(format!("reader {reader}")),
+        Some(run) => Fetch::run(run.clone()).after(seen.responses.len() as u64),
+        None => ask(reader).idempotency_key(format!("reader {reader}")),
     };
-    // By hand, as somebody without our client would.
     let mut stream = client.fetch(fetch.no_resume()).await?;
     seen.run = stream.run_id().map(str::to_owned);
     while let Some(response) = stream.next().await {
-        let response = response?;
-        let Payload::Text(text) = &response.payload else { panic!("{response:?}") };
-        let known = seen.responses.insert(response.sequence, (response.job, text.to_string()));
-        assert!(known.is_none(), "reader {reader} got response {} twice", response.sequence);
-        assert_eq!(response.sequence, seen.responses.len() as u64, "reader {reader} misses a response");
+        seen.take(reader, &response?);
     }
     seen.is_over = stream.outcome().is_some();
     Ok(())
+}
+
+async fn read_by_hand(address: SocketAddr, reader: u64) -> Seen {
+    let mut seen = Seen::default();
+    while !seen.is_over {
+        match read_on(address, reader, &mut seen).await {
+            Ok(()) | Err(FetchError::Break { .. }) => {}
+            Err(FetchError::Refused { status, .. } | FetchError::Status { status, .. })
+                if status.code() == outflow_client::Code::UNAVAILABLE => {}
+            Err(error) => panic!("reader {reader}: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    seen
+}
+
+/// Reads all of a run as anybody does who uses our client.
+async fn read_by_itself(client: &Client, reader: u64, breaks: &Arc<AtomicUsize>) -> Seen {
+    let breaks = Arc::clone(breaks);
+    let fetch = ask(reader).on_event(move |event| {
+        if matches!(event, Event::Broke { .. }) {
+            breaks.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let mut stream = client.fetch(fetch).await.unwrap();
+    let mut seen = Seen { run: stream.run_id().map(str::to_owned), ..Seen::default() };
+    while let Some(response) = stream.next().await {
+        seen.take(reader, &response.unwrap());
+    }
+    seen.is_over = stream.outcome().is_some();
+    seen
 }
 
 #[test]
@@ -110,26 +156,23 @@ fn what_was_seen_survives_any_kill_and_every_reader_gets_all_of_it_once() {
     let mut server = Killed::start();
     let address = server.address;
     let is_calm = Arc::new(AtomicBool::new(false));
-    let calm = is_calm.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let readers: Vec<_> = (0..READERS)
+    let breaks = Arc::new(AtomicUsize::new(0));
+    let client = runtime.block_on(Client::connect(&address.to_string())).unwrap();
+    let readers: Vec<_> = (0..2 * READERS)
         .map(|reader| {
-            let calm = calm.clone();
+            let (calm, client, breaks) = (is_calm.clone(), client.clone(), breaks.clone());
             runtime.handle().spawn(async move {
                 let mut all = Vec::new();
                 // One run after the other for as long as there are kills, and then this one to its end.
                 for round in 0.. {
-                    let mut seen = Seen::default();
-                    while !seen.is_over {
-                        match read_on(address, reader + READERS * round, &mut seen).await {
-                            Ok(()) | Err(FetchError::Break { .. }) => {}
-                            Err(FetchError::Refused { status, .. } | FetchError::Status { status, .. })
-                                if status.code() == outflow_client::Code::UNAVAILABLE => {}
-                            Err(error) => panic!("reader {reader}: {error}"),
-                        }
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                    }
-                    assert_eq!(seen.responses.len() as u64, RESPONSES, "reader {reader}");
+                    let id = reader + 2 * READERS * round;
+                    let seen = if reader < READERS {
+                        read_by_hand(address, id).await
+                    } else {
+                        read_by_itself(&client, id, &breaks).await
+                    };
+                    assert_eq!((seen.is_over, seen.responses.len() as u64), (true, RESPONSES), "reader {reader}");
                     all.push(seen);
                     if calm.load(Ordering::Relaxed) {
                         break;
@@ -143,11 +186,20 @@ fn what_was_seen_survives_any_kill_and_every_reader_gets_all_of_it_once() {
         #[expect(clippy::disallowed_methods, reason = "a test's thread may wait")]
         std::thread::sleep(Duration::from_millis(chance.random_range(20..300)));
         server.kill_and_start();
+        // Now and then it is asked to leave, beside.
+        if chance.random_bool(0.2) {
+            server.drain_and_start();
+        }
     }
     is_calm.store(true, Ordering::Relaxed);
+    let breaks = breaks.load(Ordering::Relaxed);
+    println!("our client's streams broke {breaks} times");
+    assert!(breaks >= kills, "{kills} kills were to break more than {breaks} streams");
     runtime.block_on(async {
+        let mut read = 0;
         for reader in readers {
             let runs = tokio::time::timeout(Duration::from_secs(60), reader).await.expect("it ends").unwrap();
+            read += runs.len();
             for seen in runs {
                 // All of it again, and with other eyes.
                 let client = Client::connect(&address.to_string()).await.unwrap();
@@ -165,5 +217,12 @@ fn what_was_seen_survives_any_kill_and_every_reader_gets_all_of_it_once() {
                 }
             }
         }
+        // What was asked for again, because its answer did not arrive, was not started again.
+        let mut all = client.runs(RunFilter::all());
+        let mut runs = 0;
+        while let Some(page) = all.next_page().await.unwrap() {
+            runs += page.len();
+        }
+        assert_eq!(runs, read);
     });
 }
