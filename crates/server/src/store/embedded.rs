@@ -111,7 +111,7 @@ impl Embedded {
             patience: PATIENCE,
             ahead: is_threaded,
         };
-        let Opened { log, mut index, findings } = log::open(files, claimed.id, size, &archive)?;
+        let Opened { log, mut index, findings, interrupted } = log::open(files, claimed.id, size, &archive)?;
         if !findings.is_empty() {
             tracing::error!(
                 "{} places of the live journal are damaged; `outflow data check` names them",
@@ -127,6 +127,7 @@ impl Embedded {
             work: Mutex::new(Work::new(workers)),
             changed: Condvar::new(),
         });
+        shared.settle(&interrupted)?;
         let mut store = Self { shared, threads: Vec::new(), asked: None, _claimed: claimed };
         if is_threaded {
             store.spawn("outflow-segments", |shared| shared.log.prepare_until_stopped())?;
@@ -186,8 +187,10 @@ impl Store for Embedded {
     fn commit(&self, batch: &Batch, room: Room) -> Result<(), StoreError> {
         let shared = &self.shared;
         let held = shared.hold(batch)?;
+        let last = shared.index.lock().last_of_ended(batch);
         shared.log.commit(
             batch,
+            &last,
             room,
             || shared.wake_mover(),
             |segments, places| {

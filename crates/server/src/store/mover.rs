@@ -113,18 +113,26 @@ impl Shared {
         self.delete()?;
         while self.is_pressed(&self.index.lock()) && !self.is_stopped() {
             let next = |index: &mut Index| index.next_to_move().into_iter().collect();
-            if !self.move_some(next)? && !self.free() {
+            if !self.move_some(next)? && !self.free()? {
                 break;
             }
-            self.free();
+            self.free()?;
         }
         while is_quiet && !self.is_stopped() && self.work.lock().is_quiet() {
             if !self.move_some(|index| index.next_ended(MOVED_RUNS))? {
                 break;
             }
         }
-        self.free();
+        self.free()?;
         Ok(())
+    }
+
+    /// Gives the archive the runs that have an end because of damage, and then puts the damaged files aside: nobody would
+    /// find out again that they ended, and what was shown as ended must not go on.
+    pub(super) fn settle(&self, interrupted: &[RunId]) -> Result<(), StoreError> {
+        let here = |index: &mut Index| interrupted.iter().filter(|run| index.is_here(**run)).copied().collect();
+        while self.move_some(here)? {}
+        self.log.put_aside()
     }
 
     /// Moves runs that `next` names, as many as one transaction takes; says whether there were any.
@@ -163,11 +171,14 @@ impl Shared {
     }
 
     /// Frees the oldest segments that nobody needs; says whether there were any.
-    fn free(&self) -> bool {
+    fn free(&self) -> Result<bool, StoreError> {
         let mut any = false;
         loop {
-            let Some(segment) = self.index.lock().free_oldest() else { return any };
-            self.log.free(segment);
+            let Some(segment) = self.index.lock().free_oldest() else { return Ok(any) };
+            if let Err(error) = self.log.free(&segment) {
+                self.index.lock().keep(segment);
+                return Err(error);
+            }
             any = true;
         }
     }

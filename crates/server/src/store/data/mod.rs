@@ -197,8 +197,11 @@ fn open(path: &Path) -> Result<Idle, StoreError> {
     let archive = directory::open_archive(&*files, |name| Archive::open(&path.join(name)))?;
     // The sizes are for what is written, and nothing is.
     let size = Size { segment_bytes: 16 << 20, segments_max: 16, patience: Duration::ZERO, ahead: false };
-    let Opened { log: _, index, findings } = log::open(files, claimed.id, size, &archive)?;
-    let findings = findings.iter().map(ToString::to_string).collect();
+    let Opened { log: _, index, findings, interrupted } = log::open(files, claimed.id, size, &archive)?;
+    let interrupted = interrupted.iter().map(|run| {
+        format!("live journal: run {run}: what became of its jobs may be lost; it has no end, and is interrupted")
+    });
+    let findings = findings.iter().map(ToString::to_string).chain(interrupted).collect();
     Ok(Idle { archive, index, findings, _claimed: claimed })
 }
 

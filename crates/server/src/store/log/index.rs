@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use outflow_engine::{Ended, Filter, Key, Record, RunId, RunRecord, Sequence, Start};
+use outflow_engine::{Batch, Ended, Filter, Key, Record, RunId, RunRecord, Sequence, Start};
 
 use super::{
     Place,
@@ -437,6 +437,23 @@ impl Index {
         let behind = behind.map_or(Unbounded, Excluded);
         let runs = self.ended.range((behind, Unbounded)).take(max);
         runs.map(|(_, run)| self.runs[run].record.clone()).collect()
+    }
+
+    /// The last sequences of the runs that end with a batch.
+    pub(in super::super) fn last_of_ended(&self, batch: &Batch) -> HashMap<RunId, Sequence> {
+        let ends = batch.records.iter().filter(|(_, record)| matches!(record, Record::Ended(_)));
+        let known = |run: &RunId| self.runs.get(run).map_or(Sequence::NONE, |state| state.record.last);
+        let mut last: HashMap<RunId, Sequence> = ends.map(|(run, _)| (*run, known(run))).collect();
+        if !last.is_empty() {
+            for (run, record) in &batch.records {
+                if let Record::Frames(chunk) = record
+                    && let Some(last) = last.get_mut(run)
+                {
+                    *last = chunk.last();
+                }
+            }
+        }
+        last
     }
 
     pub(super) fn state(&mut self, run: RunId) -> Option<&mut State> {

@@ -12,12 +12,13 @@ mod ring;
 mod scan;
 
 use std::{
+    collections::HashMap,
     io,
     ops::Range,
     sync::{Arc, atomic::Ordering},
 };
 
-use outflow_engine::{Batch, Record, Room, StoreError};
+use outflow_engine::{Batch, Record, Room, RunId, Sequence, StoreError};
 use parking_lot::Mutex;
 
 pub(super) use index::{Doomed, Index, Lookup, Snapshot};
@@ -101,8 +102,23 @@ impl Log {
     }
 
     /// Takes back a segment that is needed no more, nor any before it.
-    pub(super) fn free(&self, segment: Arc<Segment>) {
-        self.ring.free(segment);
+    ///
+    /// # Errors
+    /// Where it is damaged and cannot be put aside; then it still counts.
+    pub(super) fn free(&self, segment: &Arc<Segment>) -> Result<(), StoreError> {
+        self.ring.free(segment).map_err(|error| self.cannot_put_aside(&error))
+    }
+
+    /// Puts aside the files of which it is not known what they are. What was concluded from their being there has to be
+    /// durable before: nobody finds them again.
+    pub(super) fn put_aside(&self) -> Result<(), StoreError> {
+        self.ring.put_aside().map_err(|error| self.cannot_put_aside(&error))
+    }
+
+    fn cannot_put_aside(&self, error: &io::Error) -> StoreError {
+        store_error(error, || {
+            format!("a damaged segment of the live journal in {} cannot be put aside: {error}", self.ring.place())
+        })
     }
 
     /// Whether a commit waits for segments to be freed.
@@ -116,11 +132,12 @@ impl Log {
     }
 
     /// Makes a batch durable, and then says where its records are: the segments that begin with it, and a place for
-    /// each record. After an error nothing of it counts, and the next batch goes to another segment. `is_waiting` is called
-    /// where segments have to be freed before.
+    /// each record. After an error nothing of it counts, and the next batch goes to another segment. `last` are the last
+    /// sequences of the runs that end with it; `is_waiting` is called where segments have to be freed before.
     pub(super) fn commit(
         &self,
         batch: &Batch,
+        last: &HashMap<RunId, Sequence>,
         room: Room,
         is_waiting: impl Fn(),
         is_durable: impl FnOnce(&[Arc<Segment>], &[Place]),
@@ -153,7 +170,7 @@ impl Log {
                 part: at as u32,
                 parts: parts.len() as u32,
             };
-            if let Err(error) = writer.write(&target, &head, &batch.records, part) {
+            if let Err(error) = writer.write(&target, &head, &batch.records, last, part) {
                 // What came before in this segment stays; behind it nothing is ever written, nor synced again.
                 target.segment.failed.store(true, Ordering::Relaxed);
                 let message = format!(
@@ -249,7 +266,8 @@ impl Writer {
         &mut self,
         target: &Current,
         head: &BatchHead,
-        records: &[(outflow_engine::RunId, Record)],
+        records: &[(RunId, Record)],
+        last: &HashMap<RunId, Sequence>,
         part: &Part,
     ) -> io::Result<()> {
         let Segment { salt, slot, ref file, .. } = *target.segment;
@@ -275,7 +293,9 @@ impl Writer {
             } else {
                 self.buffer.extend_from_slice(&self.bodies[body_at..body_at + length as usize]);
                 body_at += length as usize;
-                (0, 0)
+                let first =
+                    if matches!(record, Record::Ended(_)) { last.get(run).map_or(0, |last| last.get()) } else { 0 };
+                (first, 0)
             };
             let body_crc = salt.body(offset, &self.buffer[head_at + HEAD_BYTES..]);
             let head = Head { kind: body::kind(record), length, body_crc, run: run.to_bytes(), first, count };

@@ -7,7 +7,7 @@ use outflow_engine::{Key, RunId, RunRecord, Sequence};
 
 use super::{
     Place,
-    index::{Index, Snapshot, State},
+    index::{Index, Live, Snapshot, State},
     ring::Segment,
 };
 
@@ -43,6 +43,16 @@ impl Index {
             return None;
         }
         self.live.pop_front().map(|live| live.segment)
+    }
+
+    /// Takes back a segment that could not be freed.
+    pub(in super::super) fn keep(&mut self, segment: Arc<Segment>) {
+        self.live.push_front(Live { segment, runs: Vec::new(), settled: 0 });
+    }
+
+    /// Whether something of a run is here that the archive does not have.
+    pub(in super::super) fn is_here(&self, run: RunId) -> bool {
+        self.runs.contains_key(&run)
     }
 
     /// What of a run is to be moved, with frames of about `bytes_max` at most; `None` where it is not here.

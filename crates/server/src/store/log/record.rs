@@ -21,6 +21,8 @@ pub(in super::super) type DirectoryId = [u8; 16];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) directory: DirectoryId,
+    /// Bytes of the file; 0 where the program that prepared it did not say.
+    pub(super) bytes: u32,
     pub(super) number: u64,
     /// The oldest segment that still counted when this one was prepared.
     pub(super) oldest: u64,
@@ -43,6 +45,7 @@ impl Header {
         let mut sector = [0; HEADER_BYTES as usize];
         sector[..8].copy_from_slice(MAGIC);
         sector[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        sector[12..16].copy_from_slice(&self.bytes.to_le_bytes());
         sector[16..32].copy_from_slice(&self.directory);
         sector[32..40].copy_from_slice(&self.number.to_le_bytes());
         sector[40..48].copy_from_slice(&self.oldest.to_le_bytes());
@@ -60,6 +63,7 @@ impl Header {
         }
         match u32_at(sector, 8) {
             VERSION => HeaderFound::Valid(Self {
+                bytes: u32_at(sector, 12),
                 directory: sector[16..32].try_into().expect("16 bytes"),
                 number: u64_at(sector, 32),
                 oldest: u64_at(sector, 40),
@@ -127,7 +131,7 @@ pub(super) struct Head {
     pub(super) body_crc: u32,
     /// Zeros where the record is a batch's.
     pub(super) run: [u8; RunId::BYTES],
-    /// The first sequence, where the body is frames; otherwise 0.
+    /// The first sequence, where the body is frames; the run's last one, where it is an end; otherwise 0.
     pub(super) first: u64,
     /// How many frames the body is; otherwise 0.
     pub(super) count: u32,
@@ -256,6 +260,41 @@ impl BatchHead {
     }
 }
 
+/// The number of the segment in which a batch was written at `offset`, found from what stands there: a checksum can be
+/// reckoned back to what it went on from, and of that only the number is not known. `None` where no batch is there.
+pub(super) fn number_of(record: &[u8], directory: &DirectoryId, offset: u32) -> Option<u64> {
+    let head = record.first_chunk::<HEAD_BYTES>()?;
+    let is_batch = u32_at(head, 4) == BATCH_BODY_BYTES as u32 && head[12] == Kind::Batch as u8;
+    if !is_batch || head[13..].iter().any(|byte| *byte != 0) {
+        return None;
+    }
+    let salt = reckon_back(reckon_back(u32_at(head, 0), &head[4..]), &offset.to_le_bytes());
+    // Over zeros instead of the number, what is left is the number, mixed with where it began.
+    let number = u64::from(reckon_back(salt, &[0; 8]) ^ crc32c::crc32c(directory));
+    let batch = BatchHead::decode(record, Salt::new(directory, number), offset)?;
+    // In another directory, or at another place, it is the number of some other segment, and hardly one of these.
+    let before = batch.oldest.max(batch.previous.saturating_add(1));
+    (before..before.saturating_add(NUMBERS_BETWEEN)).contains(&number).then_some(number)
+}
+
+/// A segment's number is less than this above that of the one before it: each attempt to prepare one takes a number.
+const NUMBERS_BETWEEN: u64 = 1 << 20;
+
+/// The checksum that went on over `bytes` to be `crc`.
+fn reckon_back(crc: u32, bytes: &[u8]) -> u32 {
+    const POLYNOMIAL: u32 = 0x82f6_3b78;
+    let mut register = !crc;
+    for byte in bytes.iter().rev() {
+        for _ in 0..8 {
+            // A bit that was shifted out as a one left the polynomial behind, whose highest bit is set.
+            let was_one = register >> 31;
+            register = ((register ^ (was_one * POLYNOMIAL)) << 1) | was_one;
+        }
+        register ^= u32::from(*byte);
+    }
+    !register
+}
+
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
 }
@@ -276,7 +315,7 @@ mod tests {
 
     #[test]
     fn what_is_encoded_is_decoded() {
-        let header = Header { directory: ID, number: 3, oldest: 2 };
+        let header = Header { directory: ID, bytes: 1 << 20, number: 3, oldest: 2 };
         assert_eq!(Header::decode(&header.encode()), HeaderFound::Valid(header));
         assert_eq!(Header::decode(&[0; 512]), HeaderFound::Blank);
         let salt = Salt::new(&ID, 3);
@@ -295,6 +334,22 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_tells_the_number_of_its_segment() {
+        for number in [1, 3, 0x1234_5678, u64::from(u32::MAX)] {
+            for offset in [512, 513, 1 << 24] {
+                let batch = BatchHead { oldest: number, previous: number - 1, ..batch() };
+                let mut record = batch.encode(Salt::new(&ID, number), offset);
+                assert_eq!(number_of(&record, &ID, offset), Some(number));
+                assert_eq!(number_of(&record, &ID, offset + 1), None, "at another place");
+                assert_eq!(number_of(&record, &[8; 16], offset), None, "of another directory");
+                record[70] ^= 1;
+                assert_eq!(number_of(&record, &ID, offset), None, "damaged");
+            }
+        }
+        assert_eq!(number_of(&[0; BATCH_BYTES], &ID, 512), None);
+    }
+
+    #[test]
     fn every_flipped_bit_shows() {
         let salt = Salt::new(&ID, 3);
         let record = batch().encode(salt, 512);
@@ -303,7 +358,7 @@ mod tests {
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(BatchHead::decode(&flipped, salt, 512), None, "bit {bit}");
         }
-        let header = Header { directory: ID, number: 3, oldest: 2 }.encode();
+        let header = Header { directory: ID, bytes: 1 << 20, number: 3, oldest: 2 }.encode();
         for bit in 0..52 * 8 {
             let mut flipped = header;
             flipped[bit / 8] ^= 1 << (bit % 8);

@@ -15,8 +15,8 @@ use super::{
     Log, Place, body,
     index::{Index, State},
     record::{BATCH_BYTES, BatchHead, DirectoryId, HEAD_BYTES, HEADER_BYTES, Head, Kind, find_batch, find_head},
-    ring::{self, Ring, Segment, Size, store_error},
-    scan::{Finding, scan},
+    ring::{self, Found, Ring, Segment, Size, store_error},
+    scan::{Finding, Link, Scanned, scan},
 };
 
 /// What the archive has of runs.
@@ -31,6 +31,8 @@ pub(in super::super) struct Opened {
     pub(in super::super) index: Index,
     /// What is damaged.
     pub(in super::super) findings: Vec<Finding>,
+    /// Runs that have an end because of that, which is nowhere but in the index yet.
+    pub(in super::super) interrupted: Vec<RunId>,
 }
 
 /// Opens the live journal in `files`, or begins one. Nothing in it is changed.
@@ -40,34 +42,40 @@ pub(in super::super) fn open(
     size: Size,
     base: &dyn Base,
 ) -> Result<Opened, StoreError> {
-    let scanned = scan(&*files, directory)?;
+    let mut scanned = scan(&*files, directory)?;
     let mut replay = Replay {
         base,
         index: Index::default(),
-        findings: scanned.findings,
+        findings: std::mem::take(&mut scanned.findings),
         unknown: BTreeMap::new(),
         interrupted: BTreeSet::new(),
         jobs: HashMap::new(),
         parts: Vec::new(),
+        // The first segment that counts may begin in the middle of a batch.
+        next_part: None,
         tail: (0, 0),
         last: Vec::new(),
     };
     for record in base.unended()? {
         replay.index.insert(record.id, State::archived(record));
     }
-    let count = scanned.chain.len();
-    for (at, (segment, limit)) in scanned.chain.into_iter().enumerate() {
-        let is_sealed = at + 1 < count && limit < segment.bytes;
-        replay.segment(&Arc::new(segment), limit, is_sealed)?;
+    for Link { segment, sealed, is_behind_gap } in std::mem::take(&mut scanned.chain) {
+        if is_behind_gap {
+            replay.lose_track()?;
+        }
+        replay.segment(&Arc::new(segment), sealed)?;
+    }
+    if scanned.is_end_lost {
+        replay.lose_track()?;
     }
     replay.make_durable()?;
-    let (index, findings, tail) = replay.finish();
+    let (index, findings, interrupted, tail) = replay.finish();
     for finding in &findings {
         tracing::error!("the live journal in {} is damaged: {finding}", files.place());
     }
-    let numbers = (scanned.oldest, scanned.next_number);
-    let ring = Ring::new(files, directory, size, scanned.free, scanned.slots, numbers);
-    Ok(Opened { log: Log::new(ring, tail), index, findings })
+    let Scanned { free, aside, slots, oldest, next_number, .. } = scanned;
+    let ring = Ring::new(files, directory, size, Found { free, aside, slots, oldest, next_number });
+    Ok(Opened { log: Log::new(ring, tail), index, findings, interrupted })
 }
 
 struct Replay<'a> {
@@ -76,12 +84,14 @@ struct Replay<'a> {
     findings: Vec<Finding>,
     /// Runs that have records and no beginning, with the file of the first of them.
     unknown: BTreeMap<RunId, String>,
-    /// Runs of whose jobs something is lost.
+    /// Runs of which something is lost that is not frames, or may be.
     interrupted: BTreeSet<RunId>,
     /// The jobs of runs that the archive has, which may be told a second time.
     jobs: HashMap<RunId, SeenJobs>,
     /// Parts of a batch that is not whole yet.
     parts: Vec<Part>,
+    /// Which part comes next, where that is known.
+    next_part: Option<u32>,
     /// The end of the last whole batch.
     tail: (u64, u32),
     /// The last whole batch.
@@ -109,9 +119,10 @@ enum Trust {
 }
 
 impl Replay<'_> {
-    /// All batches of a segment. What follows the last one is no damage where the segment was not sealed behind it.
-    fn segment(&mut self, segment: &Arc<Segment>, limit: u32, is_sealed: bool) -> Result<(), StoreError> {
+    /// All batches of a segment, up to where it was sealed. What follows the last one is no damage where that is not known.
+    fn segment(&mut self, segment: &Arc<Segment>, sealed: Option<u32>) -> Result<(), StoreError> {
         self.index.begin(std::slice::from_ref(segment));
+        let limit = sealed.unwrap_or(segment.bytes).min(segment.bytes);
         let mut bytes = vec![0; limit.saturating_sub(HEADER_BYTES) as usize];
         segment.file.read_at(&mut bytes, u64::from(HEADER_BYTES)).map_err(|error| {
             store_error(&error, || format!("reading {segment:?} of the live journal failed: {error}"))
@@ -127,7 +138,7 @@ impl Replay<'_> {
             }
             // A batch is begun when the one before it is durable: with another one behind it, this one was.
             let next = find_batch(&bytes, at + 1, segment.salt, HEADER_BYTES);
-            if next.is_none() && !is_sealed {
+            if next.is_none() && sealed.is_none() {
                 break;
             }
             let end = next.unwrap_or(bytes.len());
@@ -135,50 +146,76 @@ impl Replay<'_> {
             self.tail = (segment.number, HEADER_BYTES + end as u32);
             at = end;
         }
+        if let Some(sealed) = sealed.filter(|sealed| *sealed > limit) {
+            self.found(segment, None, &format!("it ends at {limit}, and what lay up to {sealed} is lost"));
+            self.lose_track()?;
+            self.tail = (segment.number, limit);
+        }
         Ok(())
     }
 
     /// A part of a batch. Its records count when all parts are there.
     fn batch(&mut self, head: &BatchHead, part: Part, end: usize) -> Result<(), StoreError> {
-        if head.part == 0 {
-            self.parts.clear();
+        if self.next_part.is_some_and(|next| next != head.part) {
+            // With another batch behind it, this one was durable.
+            let segment = self.parts.first().map_or_else(|| part.segment.clone(), |part| part.segment.clone());
+            self.found(&segment, None, "a batch of several parts is not whole, and lost as far as it is missing");
+            self.lose_track()?;
         }
         let number = part.segment.number;
         self.parts.push(part);
+        self.expect_after(head);
         if head.part + 1 < head.parts {
             return Ok(());
         }
-        let parts = std::mem::take(&mut self.parts);
-        if parts.len() != head.parts as usize {
-            self.found(
-                &parts[0].segment,
-                None,
-                "a batch of several parts is not whole, and lost as far as it is missing",
-            );
-        }
         self.index.serve_until(Duration::from_nanos(head.in_service));
-        for Part { segment, bytes, records } in &parts {
-            self.records(segment, bytes, records.clone(), Trust::Checked)?;
-        }
-        self.last = parts;
+        self.last = self.add_parts()?;
         self.tail = (number, HEADER_BYTES + end as u32);
         Ok(())
     }
 
+    fn expect_after(&mut self, head: &BatchHead) {
+        self.next_part = Some(if head.part + 1 < head.parts { head.part + 1 } else { 0 });
+    }
+
+    /// Adds the records of the parts that are here, and gives these.
+    fn add_parts(&mut self) -> Result<Vec<Part>, StoreError> {
+        let parts = std::mem::take(&mut self.parts);
+        for Part { segment, bytes, records } in &parts {
+            self.records(segment, bytes, records.clone(), Trust::Checked)?;
+        }
+        Ok(parts)
+    }
+
     /// A stretch that is not what was written: what is readable of it counts.
     fn damage(&mut self, segment: &Arc<Segment>, bytes: &[u8], stretch: Range<usize>) -> Result<(), StoreError> {
+        // What is lost here may be a further part of the batch that they begin.
+        self.add_parts()?;
         let from = HEADER_BYTES as usize + stretch.start;
         let to = HEADER_BYTES as usize + stretch.end;
         self.found(segment, None, &format!("the batch at {from} to {to} is damaged; what is readable of it is kept"));
-        let batch = BatchHead::decode(&bytes[stretch.start..], segment.salt, from as u32);
-        let records = match batch {
-            Some(head) => {
-                self.index.serve_until(Duration::from_nanos(head.in_service));
-                stretch.start + BATCH_BYTES..stretch.end
-            }
-            None => stretch,
+        let records = if let Some(head) = BatchHead::decode(&bytes[stretch.start..], segment.salt, from as u32) {
+            self.index.serve_until(Duration::from_nanos(head.in_service));
+            self.expect_after(&head);
+            stretch.start + BATCH_BYTES..stretch.end
+        } else {
+            self.next_part = None;
+            // A batch record is nobody's: where the next one follows it, nothing else is lost.
+            let next = find_head(&bytes[..stretch.end], stretch.start + 1, segment.salt, HEADER_BYTES);
+            let is_all = next == Some(stretch.start + BATCH_BYTES);
+            if is_all { stretch.start + BATCH_BYTES..stretch.end } else { stretch }
         };
         self.records(segment, bytes, records, Trust::Unchecked)
+    }
+
+    /// Notes that something is lost here, and not whose it was: how jobs started and ended is not known any more of any
+    /// run that has not ended before, nor ends later.
+    fn lose_track(&mut self) -> Result<(), StoreError> {
+        self.add_parts()?;
+        self.next_part = None;
+        let unended = self.index.runs.iter().filter(|(_, state)| state.record.ended.is_none());
+        self.interrupted.extend(unended.map(|(run, _)| *run));
+        Ok(())
     }
 
     fn records(
@@ -201,6 +238,7 @@ impl Replay<'_> {
                     None,
                     &format!("what lies at {offset} to {to} is lost, and it is not known whose it was"),
                 );
+                self.lose_track()?;
                 at = next;
                 continue;
             };
@@ -212,7 +250,10 @@ impl Replay<'_> {
                 self.frames(segment, &head, Some(place))?;
             } else if head.kind != Kind::Batch {
                 match body::decode(head.kind, body) {
-                    Ok(record) => self.record(segment, head.run(), record)?,
+                    Ok(record) => {
+                        self.reach(segment, &head)?;
+                        self.record(segment, head.run(), record)?;
+                    }
                     Err(_) => self.lost(segment, &head)?,
                 }
             }
@@ -274,6 +315,24 @@ impl Replay<'_> {
         self.index.touch(run, segment.slot);
         if missing {
             self.found(segment, Some(run), &format!("its responses {expected} to {} are lost", head.first - 1));
+        }
+        Ok(())
+    }
+
+    /// The end of a run says how far it came: what is not there of that is lost.
+    fn reach(&mut self, segment: &Arc<Segment>, head: &Head) -> Result<(), StoreError> {
+        let run = head.run();
+        if head.kind != Kind::Ended || head.first == 0 || !self.must_know(segment, run)? {
+            return Ok(());
+        }
+        let state = self.index.state(run).expect("the run is known");
+        let expected = state.record.last.get() + 1;
+        if head.first >= expected {
+            state.dirty = true;
+            state.record.last = Sequence::new(head.first);
+            state.entries.push_lost(Sequence::new(expected));
+            self.index.touch(run, segment.slot);
+            self.found(segment, Some(run), &format!("its responses {expected} to {} are lost", head.first));
         }
         Ok(())
     }
@@ -349,8 +408,9 @@ impl Replay<'_> {
             Kind::HeadDropped => "that its head was dropped is lost",
             Kind::KeyBound => "a key that was bound to it is lost, and starts another run",
             Kind::JobStarted | Kind::JobEnded | Kind::Ended => {
+                self.reach(segment, head)?;
                 self.interrupted.insert(run);
-                "how its jobs ended is lost; if it did not end it is interrupted"
+                "what became of its jobs is lost; if it has no end it is interrupted"
             }
         };
         self.found(segment, Some(run), what);
@@ -378,7 +438,8 @@ impl Replay<'_> {
         self.findings.push(Finding { file: ring::name(segment.slot), run, what });
     }
 
-    fn finish(mut self) -> (Index, Vec<Finding>, (u64, u32)) {
+    fn finish(mut self) -> (Index, Vec<Finding>, Vec<RunId>, (u64, u32)) {
+        let mut interrupted = Vec::new();
         for (run, file) in self.unknown {
             let what = format!("run {run}: its beginning is lost, and with it the run");
             self.index.lose(run, format!("the live journal is damaged in {file}: {what}"));
@@ -388,14 +449,16 @@ impl Replay<'_> {
         for run in self.interrupted {
             let in_service = self.index.in_service();
             if let Some(state) = self.index.state(run).filter(|state| state.record.ended.is_none()) {
-                let end = End::Interrupted("a record of its jobs is lost: the live journal is damaged".to_owned());
+                interrupted.push(run);
+                let reason = "what became of its jobs may be lost: the live journal is damaged";
+                let end = End::Interrupted(reason.to_owned());
                 let jobs_failed = state.record.jobs.failed;
                 let at = state.record.start.at;
                 self.index.end(run, Ended { end, jobs_failed, at, in_service });
             }
         }
         self.index.settle();
-        (self.index, self.findings, self.tail)
+        (self.index, self.findings, interrupted, self.tail)
     }
 }
 

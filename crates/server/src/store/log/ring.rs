@@ -38,6 +38,30 @@ pub(super) fn slot(file: &str) -> Option<u32> {
     (name(slot) == file).then_some(slot)
 }
 
+/// A segment that was put aside has this name, its number, 0 where that is not known, its slot, which of several that would
+/// have one name, and [`SUFFIX`].
+const ASIDE_PREFIX: &str = "damaged-";
+
+fn name_aside(number: u64, slot: u32, copy: u32) -> String {
+    format!("{ASIDE_PREFIX}{number}-{slot:03}-{copy}{SUFFIX}")
+}
+
+/// The number of the segment that was put aside in a file of this name; `None` where none was.
+pub(super) fn number_aside(file: &str) -> Option<u64> {
+    file.strip_prefix(ASIDE_PREFIX)?.strip_suffix(SUFFIX)?.split('-').next()?.parse().ok()
+}
+
+/// Puts a segment aside for whoever can make something of it: it is never looked at again, nor written.
+fn put_aside(files: &dyn Files, segment: &Segment) -> io::Result<()> {
+    let names = files.list()?;
+    let mut aside = (0..).map(|copy| name_aside(segment.number, segment.slot, copy));
+    let aside = aside.find(|aside| !names.contains(aside)).expect("there are more names than files");
+    files.rename(&name(segment.slot), &aside)?;
+    files.sync_directory()?;
+    tracing::error!("{segment:?} of the live journal in {} is damaged, and kept aside as {aside}", files.place());
+    Ok(())
+}
+
 /// One file under one number. It is freed when the last reader has let go of it.
 pub(in super::super) struct Segment {
     /// Segments are numbered in the order of their use; a file that is used again gets a new number.
@@ -50,13 +74,6 @@ pub(in super::super) struct Segment {
     pub(super) failed: AtomicBool,
     /// What was written there is not what lies there: the file is kept aside and never written again.
     pub(super) damaged: AtomicBool,
-}
-
-impl Segment {
-    /// The same file once more, to be tried under another number.
-    pub(super) fn again(&self) -> Self {
-        Self { file: self.file.clone(), failed: AtomicBool::new(false), damaged: AtomicBool::new(false), ..*self }
-    }
 }
 
 impl fmt::Debug for Segment {
@@ -91,6 +108,8 @@ struct State {
     ready: VecDeque<Segment>,
     /// No longer needed; readers may still hold some.
     free: VecDeque<Arc<Segment>>,
+    /// To be put aside, and never used.
+    aside: Vec<Segment>,
     /// Slots that are files.
     slots: BTreeSet<u32>,
     next_number: u64,
@@ -104,6 +123,20 @@ struct State {
     stopped: bool,
 }
 
+/// The files that there are on opening.
+pub(super) struct Found {
+    /// They may be used again.
+    pub(super) free: Vec<Segment>,
+    /// They are to be put aside.
+    pub(super) aside: Vec<Segment>,
+    /// All that there are.
+    pub(super) slots: BTreeSet<u32>,
+    /// The oldest segment that counts.
+    pub(super) oldest: u64,
+    /// A number that no segment has had.
+    pub(super) next_number: u64,
+}
+
 enum Task {
     Create(u32),
     Recycle(Segment),
@@ -111,19 +144,13 @@ enum Task {
 }
 
 impl Ring {
-    /// A ring of the files found: `free` may be used again, `slots` are all that there are.
-    pub(super) fn new(
-        files: Arc<dyn Files>,
-        directory: DirectoryId,
-        size: Size,
-        free: Vec<Segment>,
-        slots: BTreeSet<u32>,
-        numbers: (u64, u64),
-    ) -> Self {
-        let (oldest, next_number) = numbers;
+    /// A ring of the files found.
+    pub(super) fn new(files: Arc<dyn Files>, directory: DirectoryId, size: Size, found: Found) -> Self {
+        let Found { free, aside, slots, oldest, next_number } = found;
         let state = State {
             ready: VecDeque::new(),
             free: free.into_iter().map(Arc::new).collect(),
+            aside,
             slots,
             next_number,
             oldest,
@@ -147,12 +174,37 @@ impl Ring {
         self.state.lock().oldest
     }
 
-    /// Takes back a segment that is needed no more, nor any before it.
-    pub(super) fn free(&self, segment: Arc<Segment>) {
+    /// Takes back a segment that is needed no more, nor any before it. A damaged one is put aside before that is said
+    /// anywhere: whoever opens the journal would take its file for one that may be used again.
+    ///
+    /// # Errors
+    /// Then it still counts.
+    pub(super) fn free(&self, segment: &Arc<Segment>) -> io::Result<()> {
+        let is_damaged = segment.damaged.load(Ordering::Relaxed);
+        if is_damaged {
+            put_aside(&*self.files, segment)?;
+        }
         let mut state = self.state.lock();
         state.oldest = segment.number + 1;
-        state.free.push_back(segment);
+        if is_damaged {
+            state.slots.remove(&segment.slot);
+        } else {
+            state.free.push_back(segment.clone());
+        }
         self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Puts aside what was found on opening and is not known what it is.
+    pub(super) fn put_aside(&self) -> io::Result<()> {
+        loop {
+            let Some(segment) = self.state.lock().aside.pop() else { return Ok(()) };
+            if let Err(error) = put_aside(&*self.files, &segment) {
+                self.state.lock().aside.push(segment);
+                return Err(error);
+            }
+            self.state.lock().slots.remove(&segment.slot);
+        }
     }
 
     /// Takes back segments that hold nothing that was committed.
@@ -286,7 +338,8 @@ impl Ring {
                 state.next_number += 1;
                 (task, number, state.oldest)
             };
-            let header = Header { directory: self.directory, number, oldest }.encode();
+            let bytes = self.size.segment_bytes;
+            let header = Header { directory: self.directory, bytes, number, oldest }.encode();
             let (slot, done) = match task {
                 Task::Create(slot) => (slot, self.create(slot, &header)),
                 Task::Recycle(segment) => (segment.slot, recycle(segment, &header)),
@@ -330,7 +383,8 @@ impl Ring {
         let unread = state.free.iter().position(|segment| Arc::strong_count(segment) == 1);
         if let Some(segment) = unread.and_then(|at| state.free.remove(at)) {
             let segment = Arc::into_inner(segment).expect("nobody else can reach a freed segment");
-            let usable = !segment.failed.load(Ordering::Relaxed) && segment.bytes == self.size.segment_bytes;
+            let is_sound = !segment.failed.load(Ordering::Relaxed) && !segment.damaged.load(Ordering::Relaxed);
+            let usable = is_sound && segment.bytes == self.size.segment_bytes;
             return Some(if usable { Task::Recycle(segment) } else { Task::Remove(segment) });
         }
         if state.slots.len() >= self.size.segments_max {

@@ -4,14 +4,19 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use outflow_engine::{RunId, StoreError};
 
 use super::{
     super::files::{File, Files},
-    record::{BATCH_BYTES, BatchHead, DirectoryId, HEADER_BYTES, Header, HeaderFound, Salt, find_batch},
+    record::{
+        BATCH_BYTES, BatchHead, DirectoryId, HEADER_BYTES, Header, HeaderFound, Kind, Salt, find_batch, number_of,
+    },
     ring::{self, Segment, store_error},
 };
 
@@ -33,12 +38,16 @@ impl fmt::Display for Finding {
 }
 
 /// What the files of the live journal turned out to be.
+#[derive(Default)]
 pub(super) struct Scanned {
-    /// The segments that count, the oldest first, each with where it was sealed. Behind that nothing ever happened; of
-    /// the last one it is not known yet, and this is its length.
-    pub(super) chain: Vec<(Segment, u32)>,
+    /// The segments that count, the oldest first.
+    pub(super) chain: Vec<Link>,
     /// Files that hold nothing that counts.
     pub(super) free: Vec<Segment>,
+    /// Files of which it is not known what they held: they are to be put aside.
+    pub(super) aside: Vec<Segment>,
+    /// Whether what was committed last may be lost.
+    pub(super) is_end_lost: bool,
     /// All slots that are files.
     pub(super) slots: BTreeSet<u32>,
     /// The oldest segment that counts.
@@ -48,17 +57,33 @@ pub(super) struct Scanned {
     pub(super) findings: Vec<Finding>,
 }
 
+/// A segment that counts.
+pub(super) struct Link {
+    pub(super) segment: Segment,
+    /// Where it was sealed, as the next one says: behind that nothing ever happened.
+    pub(super) sealed: Option<u32>,
+    /// Whether the one before it is missing.
+    pub(super) is_behind_gap: bool,
+}
+
 /// A segment that was used: what its first batch says.
 struct Used {
     segment: Segment,
     first: BatchHead,
 }
 
+/// A file without a header that can be read, and what lies behind that.
+struct Unreadable {
+    segment: Segment,
+    rest: Vec<u8>,
+}
+
 struct Scan {
     directory: DirectoryId,
     used: BTreeMap<u64, Used>,
-    /// Files without a header that can be read.
-    unreadable: Vec<Segment>,
+    unreadable: Vec<Unreadable>,
+    /// Segments whose files are shorter than they were made.
+    cut: BTreeSet<u64>,
     scanned: Scanned,
 }
 
@@ -67,27 +92,23 @@ pub(super) fn scan(files: &dyn Files, directory: DirectoryId) -> Result<Scanned,
     let failed = |error: &std::io::Error, what: &str| {
         store_error(error, || format!("opening the live journal in {}: {what}: {error}", files.place()))
     };
-    let mut names: Vec<(u32, String)> = files
-        .list()
-        .map_err(|error| failed(&error, "its files cannot be listed"))?
-        .into_iter()
-        .filter_map(|name| Some((ring::slot(&name)?, name)))
-        .collect();
+    let listed = files.list().map_err(|error| failed(&error, "its files cannot be listed"))?;
+    let mut scanned = Scanned { oldest: 1, next_number: 1, ..Scanned::default() };
+    // One that was put aside was needed no more, nor any before it, whether or not a batch says so.
+    for number in listed.iter().filter_map(|name| ring::number_aside(name)) {
+        scanned.oldest = scanned.oldest.max(number + 1);
+        scanned.next_number = scanned.next_number.max(number + 1);
+    }
+    let mut names: Vec<(u32, String)> =
+        listed.into_iter().filter_map(|name| Some((ring::slot(&name)?, name))).collect();
     names.sort();
-    let scanned = Scanned {
-        chain: Vec::new(),
-        free: Vec::new(),
-        slots: BTreeSet::new(),
-        oldest: 1,
-        next_number: 1,
-        findings: Vec::new(),
-    };
-    let mut scan = Scan { directory, used: BTreeMap::new(), unreadable: Vec::new(), scanned };
+    let mut scan = Scan { directory, used: BTreeMap::new(), unreadable: Vec::new(), cut: BTreeSet::new(), scanned };
     for (slot, name) in names {
         let file = files.open(&name).map_err(|error| failed(&error, &name))?;
         let length = file.length().map_err(|error| failed(&error, &name))?;
         scan.file(slot, &name, file, length).map_err(|error| failed(&error, &name))??;
     }
+    scan.tell_unreadable();
     Ok(scan.finish())
 }
 
@@ -101,22 +122,21 @@ impl Scan {
     ) -> std::io::Result<Result<(), StoreError>> {
         self.scanned.slots.insert(slot);
         let mut sector = [0; HEADER_BYTES as usize];
-        let bytes = u32::try_from(length).unwrap_or(u32::MAX);
-        if length >= u64::from(HEADER_BYTES) {
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        if length >= HEADER_BYTES {
             file.read_at(&mut sector, 0)?;
         }
-        let segment = |number| Segment {
+        let directory = self.directory;
+        let segment = |number, bytes| Segment {
             number,
             slot,
             bytes,
-            salt: Salt::new(&self.directory, number),
+            salt: Salt::new(&directory, number),
             file,
             failed: AtomicBool::new(false),
             damaged: AtomicBool::new(false),
         };
         match Header::decode(&sector) {
-            // Being made when the process ended.
-            HeaderFound::Blank => self.scanned.free.push(segment(0)),
             HeaderFound::Newer(version) => {
                 return Ok(Err(StoreError::Failed(format!(
                     "{name} is of format {version}, and this version of outflow reads none newer than {}; use the one \
@@ -124,12 +144,37 @@ impl Scan {
                     super::record::VERSION,
                 ))));
             }
-            HeaderFound::Valid(header) if header.directory == self.directory => {
+            HeaderFound::Valid(header) if header.directory != self.directory => {
+                self.found(slot, "it is of another data directory, and put aside");
+                self.scanned.aside.push(segment(0, length));
+            }
+            HeaderFound::Valid(header) => {
                 self.scanned.next_number = self.scanned.next_number.max(header.number + 1);
                 self.scanned.oldest = self.scanned.oldest.max(header.oldest);
-                self.segment(segment(header.number))?;
+                let made = if header.bytes == 0 { length } else { header.bytes };
+                let segment = segment(header.number, made.min(length));
+                if made != length {
+                    segment.damaged.store(true, Ordering::Relaxed);
+                    if length < made {
+                        self.cut.insert(header.number);
+                    }
+                    self.found(slot, &format!("it is {length} bytes long, and was made {made} bytes long"));
+                }
+                self.segment(segment)?;
             }
-            HeaderFound::Valid(_) | HeaderFound::Invalid => self.unreadable.push(segment(0)),
+            HeaderFound::Blank | HeaderFound::Invalid => {
+                let segment = segment(0, length);
+                let mut rest = vec![0; length.saturating_sub(HEADER_BYTES) as usize];
+                if !rest.is_empty() {
+                    segment.file.read_at(&mut rest, u64::from(HEADER_BYTES))?;
+                }
+                if is_zeros(&sector) && is_zeros(&rest) {
+                    // Being made when the process ended.
+                    self.scanned.free.push(segment);
+                } else {
+                    self.unreadable.push(Unreadable { segment, rest });
+                }
+            }
         }
         Ok(Ok(()))
     }
@@ -137,13 +182,56 @@ impl Scan {
     /// A segment with a valid header: used, or prepared and not used yet.
     fn segment(&mut self, segment: Segment) -> std::io::Result<()> {
         match first_batch(&segment)? {
-            Some(first) => {
-                self.scanned.oldest = self.scanned.oldest.max(first.oldest);
-                self.used.insert(segment.number, Used { segment, first });
-            }
+            Some(first) => self.used(segment, first),
             None => self.scanned.free.push(segment),
         }
         Ok(())
+    }
+
+    fn used(&mut self, segment: Segment, first: BatchHead) {
+        self.scanned.oldest = self.scanned.oldest.max(first.oldest);
+        self.used.insert(segment.number, Used { segment, first });
+    }
+
+    /// What the files without a header are, as their batches tell: a batch knows the number of its segment.
+    fn tell_unreadable(&mut self) {
+        for Unreadable { segment, rest } in std::mem::take(&mut self.unreadable) {
+            let slot = segment.slot;
+            let offset = |at: usize| HEADER_BYTES + at as u32;
+            let numbered = |at: usize| Some((at, number_of(&rest[at..], &self.directory, offset(at))?));
+            let found =
+                (0..rest.len()).filter(|at| rest.get(at + 12) == Some(&(Kind::Batch as u8))).find_map(numbered);
+            match found {
+                Some((at, number)) if number >= self.scanned.oldest && !self.used.contains_key(&number) => {
+                    let salt = Salt::new(&self.directory, number);
+                    let first = BatchHead::decode(&rest[at..], salt, offset(at)).expect("it told the number");
+                    self.found(slot, &format!("its header is damaged; it is segment {number}, as its batches tell"));
+                    self.scanned.next_number = self.scanned.next_number.max(number + 1);
+                    let damaged = AtomicBool::new(true);
+                    self.used(Segment { number, salt, damaged, ..segment }, first);
+                }
+                // What it was used for next would lie over that.
+                Some((0, _)) => {
+                    self.found(slot, "its header is damaged; what it holds is needed no more, and it is put aside");
+                    self.scanned.aside.push(segment);
+                }
+                None if is_zeros(&rest) => {
+                    self.found(slot, "its header is damaged; it holds nothing, and is put aside");
+                    self.scanned.aside.push(segment);
+                }
+                _ => {
+                    let what = "its header is damaged, and so is what follows; if it was in use, what was committed last \
+                                is lost; it is put aside";
+                    self.found(slot, what);
+                    self.scanned.is_end_lost = true;
+                    self.scanned.aside.push(segment);
+                }
+            }
+        }
+    }
+
+    fn found(&mut self, slot: u32, what: &str) {
+        self.scanned.findings.push(Finding { file: ring::name(slot), run: None, what: what.to_owned() });
     }
 
     /// Follows the chain from the newest segment back.
@@ -151,14 +239,16 @@ impl Scan {
         let mut next = self.used.last_key_value().map(|(number, _)| (*number, None));
         if let Some(newest) = self.used.last_entry() {
             self.scanned.oldest = self.scanned.oldest.max(last_oldest(&newest.get().segment));
+            self.scanned.is_end_lost |= self.cut.contains(newest.key());
         }
         while let Some((number, sealed)) = next.filter(|(number, _)| *number >= self.scanned.oldest) {
-            let used = self.used.remove(&number).or_else(|| self.without_header(number));
-            next = if let Some(Used { segment, first }) = used {
-                let limit = sealed.unwrap_or(segment.bytes).min(segment.bytes);
-                self.scanned.chain.push((segment, limit));
+            next = if let Some(Used { segment, first }) = self.used.remove(&number) {
+                self.scanned.chain.push(Link { segment, sealed, is_behind_gap: false });
                 (first.previous > 0).then_some((first.previous, Some(first.sealed)))
             } else {
+                if let Some(newer) = self.scanned.chain.last_mut() {
+                    newer.is_behind_gap = true;
+                }
                 self.scanned.findings.push(Finding {
                     file: format!("segment {number}"),
                     run: None,
@@ -168,34 +258,17 @@ impl Scan {
             };
         }
         self.scanned.chain.reverse();
-        self.scanned.free.extend(self.used.into_values().map(|used| used.segment));
-        for segment in self.unreadable {
-            if !self.scanned.findings.is_empty() {
-                // It may be what is missing: kept for whoever can make something of it.
-                segment.damaged.store(true, std::sync::atomic::Ordering::Relaxed);
-            }
-            self.scanned.free.push(segment);
+        for Used { segment, .. } in self.used.into_values() {
+            // Nothing in it counts any more; where it is damaged it is not trusted with anything new.
+            let is_damaged = segment.damaged.load(Ordering::Relaxed);
+            if is_damaged { self.scanned.aside.push(segment) } else { self.scanned.free.push(segment) }
         }
         self.scanned
     }
+}
 
-    /// The segment of this number among those whose header is not readable: its batches tell.
-    fn without_header(&mut self, number: u64) -> Option<Used> {
-        for at in 0..self.unreadable.len() {
-            let salt = Salt::new(&self.directory, number);
-            let candidate = Segment { number, salt, ..self.unreadable[at].again() };
-            if let Ok(Some(first)) = first_batch(&candidate) {
-                let lost = self.unreadable.remove(at);
-                self.scanned.findings.push(Finding {
-                    file: ring::name(lost.slot),
-                    run: None,
-                    what: format!("its header is damaged; it is segment {number}, and nothing is lost by that"),
-                });
-                return Some(Used { segment: candidate, first });
-            }
-        }
-        None
-    }
+fn is_zeros(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 /// The first batch of a segment; `None` where there is none.

@@ -2,6 +2,7 @@
 
 mod aftermath;
 mod crashes;
+mod damage;
 mod disk;
 mod load;
 
