@@ -75,6 +75,10 @@ impl Reader {
                 self.run.passed(self.place, chunk.last());
                 Poll::Ready(Delivery::Chunk(chunk))
             }
+            Err(Leave::HeadDropped(head)) if self.run.begin_at_head(self.place, head) => {
+                self.replay = None;
+                self.poll_next(cx)
+            }
             Err(cause) => {
                 self.run.leave(self.place, cause);
                 match self.run.poll_next(self.place, cx) {

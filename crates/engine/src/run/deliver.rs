@@ -65,6 +65,9 @@ pub(super) struct Cursor {
     finished: bool,
     /// It is counted in the window of a journaled run.
     pub(super) is_live: bool,
+    /// It asked for no certain place, and was given nothing yet: where the head is dropped before it begins, it begins
+    /// behind that.
+    moves_with_head: bool,
 }
 
 impl Cursor {
@@ -105,6 +108,7 @@ impl Run {
             left: None,
             finished: false,
             is_live: false,
+            moves_with_head: from == From::After(Sequence::NONE) || matches!(from, From::Last(_)),
         });
         let mut is_raised = false;
         if let Some(recording) = &mut state.recording {
@@ -229,6 +233,7 @@ impl Run {
         let end_is_told = state.recording.as_ref().map_or(state.end.is_some(), |recording| recording.is_ended);
         let reader = &mut state.readers[place.key];
         reader.next = Sequence(last.0 + 1);
+        reader.moves_with_head = false;
         if reader.next > reader.last_wanted && !end_is_told {
             // At once, not when the end is asked for: the work is no longer needed from here on.
             self.leave_locked(state, place, Leave::Enough, alarms);
@@ -298,9 +303,22 @@ impl Run {
     /// Why what a reader wants at `next` is not in the store.
     pub(crate) fn missing(&self, next: Sequence) -> Leave {
         match &self.state.lock().recording {
-            Some(recording) if next < recording.first => Leave::HeadDropped(recording.first),
+            Some(recording) if next < recording.head() => Leave::HeadDropped(recording.head()),
             _ => Leave::Damaged(format!("response {next} of run {} is not there", self.id)),
         }
+    }
+
+    /// Has a reader begin at `head` that wants to begin where that is; says whether it does.
+    pub(crate) fn begin_at_head(&self, place: Attached, head: Sequence) -> bool {
+        let mut state = self.state.lock();
+        let reader = &mut state.readers[place.key];
+        if !reader.moves_with_head || reader.left.is_some() {
+            return false;
+        }
+        let moved = head.0 - reader.next.0;
+        reader.next = head;
+        reader.last_wanted = Sequence(reader.last_wanted.0.saturating_add(moved));
+        true
     }
 
     /// `chunk`, counted in the byte budget until the transport lets it go.

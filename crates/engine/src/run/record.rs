@@ -161,6 +161,21 @@ impl Recording {
         self.is_abandoned && !self.is_started
     }
 
+    /// The first that is kept, also where the store dropped what is before it and this was not told yet.
+    pub(super) fn head(&self) -> Sequence {
+        let dropped = |record: &Record| if let Record::HeadDropped(first) = record { Some(*first) } else { None };
+        self.in_flight.iter().filter_map(dropped).fold(self.first, Sequence::max)
+    }
+
+    /// Whether a record that `is` so is on its way into the store.
+    fn any_pending(&self, is: impl Fn(&Record) -> bool) -> bool {
+        self.before.iter().chain(&self.in_flight).any(is)
+    }
+
+    fn raises_linger(&self) -> bool {
+        self.any_pending(|record| matches!(record, Record::LingerRaised(_)))
+    }
+
     /// The place behind which a reader begins.
     pub(super) fn begin_at(&self, from: From) -> Result<Sequence, Refusal> {
         match from {
