@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
-    End, Engine, JobIndex, PayloadKind, Plan, Refusal, Request, RunRecord, Sequence, Store, StoreError,
+    End, Engine, JobErrors, JobIndex, PayloadKind, Plan, Refusal, Request, RunRecord, Sequence, Store, StoreError,
     frame::read_frame,
     keeper::Keeper,
     living::InHand,
@@ -61,7 +61,9 @@ impl Engine {
         let not_before = Instant::now() + self.limits.linger_after_restart;
         let first_error = record.jobs.first_error.clone();
         let journaled = self.as_journaled(keeper, &plan, record.jobs.ended.clone(), first_error);
-        if record.last == Sequence::NONE || !plan.repeatable || record.jobs.ended.len() == plan.jobs.len() {
+        let failed_fast = plan.job_errors == JobErrors::FailFast && record.jobs.first_error.is_some();
+        let begins_none = failed_fast || record.jobs.ended.len() == plan.jobs.len();
+        if record.last == Sequence::NONE || !plan.repeatable || begins_none {
             run.take_up(BTreeMap::new(), not_before);
             self.spawn_driver(run, plan, Some(Box::new(journaled)), &self.background());
             return;
