@@ -49,14 +49,42 @@ pub(crate) struct Queue {
 struct State {
     items: Vec<Item>,
     is_closed: bool,
+    /// Nothing is taken any more.
+    is_over: bool,
     /// Why nothing can be made durable just now.
     failing: Option<String>,
+    /// Somebody waits for a run to be stopped while nothing else can be made durable.
+    stop_is_asked: bool,
+}
+
+/// Why the committer goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GoOn {
+    /// The time has passed.
+    Later,
+    /// Somebody waits for a run to be stopped.
+    ToStop,
+    /// The queue was closed.
+    Closed,
 }
 
 impl Queue {
     pub(crate) fn push(&self, item: Item) {
         let mut state = self.state.lock();
+        if state.is_over {
+            // A run in the queue holds the queue: neither would ever be dropped.
+            drop(state);
+            return drop(item);
+        }
         state.items.push(item);
+        drop(state);
+        self.pushed.notify_one();
+    }
+
+    /// Has runs that were stopped looked at before the next attempt at a store that fails.
+    pub(crate) fn stop_soon(&self) {
+        let mut state = self.state.lock();
+        state.stop_is_asked = state.failing.is_some();
         drop(state);
         self.pushed.notify_one();
     }
@@ -89,13 +117,31 @@ impl Queue {
         items.append(&mut self.state.lock().items);
     }
 
-    /// What comes within `time`; whether the queue was closed.
-    fn take_within(&self, time: Duration, items: &mut Vec<Item>) -> bool {
-        let until = Instant::now() + time;
+    /// What comes until then, or until somebody waits for a stop.
+    fn take_until(&self, until: Instant, items: &mut Vec<Item>) -> GoOn {
         let mut state = self.state.lock();
-        while !state.is_closed && !self.pushed.wait_until(&mut state, until).timed_out() {}
+        let why = loop {
+            if state.is_closed {
+                break GoOn::Closed;
+            }
+            if mem::take(&mut state.stop_is_asked) {
+                break GoOn::ToStop;
+            }
+            if self.pushed.wait_until(&mut state, until).timed_out() {
+                break GoOn::Later;
+            }
+        };
         items.append(&mut state.items);
-        state.is_closed
+        why
+    }
+
+    /// Nothing is taken any more: what is in the queue is let go.
+    fn end(&self) {
+        let mut state = self.state.lock();
+        state.is_over = true;
+        let items = mem::take(&mut state.items);
+        drop(state);
+        drop(items);
     }
 }
 
@@ -129,7 +175,10 @@ impl Committer {
             alarms: Alarms::default(),
             woken: None,
         };
-        let thread = std::thread::Builder::new().name("outflow-commit".into()).spawn(move || work.run());
+        let thread = std::thread::Builder::new().name("outflow-commit".into()).spawn(move || {
+            work.run();
+            work.queue.end();
+        });
         let thread = thread.map_err(|error| StoreError::Failed(format!("cannot start a thread: {error}")))?;
         Ok(Self { queue, thread: Some(thread) })
     }
@@ -147,7 +196,8 @@ impl Committer {
 
 impl Drop for Committer {
     fn drop(&mut self) {
-        self.stop();
+        // The thread ends by itself, when it has done what there is; a store that does not answer keeps nobody here.
+        self.queue.close();
     }
 }
 
@@ -234,8 +284,16 @@ impl Work {
             if since.elapsed() >= self.limits.patience {
                 group.runs.iter().for_each(|run| run.cut(&Leave::StoreFailing));
             }
-            let is_last = self.queue.take_within(pause, &mut items);
-            self.sort(&mut items, group);
+            let until = Instant::now() + pause;
+            let is_last = loop {
+                let why = self.queue.take_until(until, &mut items);
+                self.sort(&mut items, group);
+                match why {
+                    GoOn::ToStop => self.commit_stops(group),
+                    GoOn::Later => break false,
+                    GoOn::Closed => break true,
+                }
+            };
             pause = (pause * 2).min(RETRY_AFTER.1);
             self.gather(Gather::All, group);
             match self.write(Room::Ordinary) {

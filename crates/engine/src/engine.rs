@@ -271,3 +271,16 @@ impl Engine {
         Ok(plan)
     }
 }
+
+/// An engine that is dropped without a drain leaves neither a thread nor a task behind: journaled runs are left as they
+/// are, and their readers are cut. Plain runs end with their readers.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.drain();
+        self.suspend();
+        self.hurry();
+        if let Some(keeper) = self.keeper.get() {
+            keeper.living.cut_readers();
+        }
+    }
+}

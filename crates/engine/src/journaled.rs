@@ -374,6 +374,7 @@ impl Engine {
                 stopping.tell_driver();
                 tracing::info!("run {id} stopped: somebody asked for it");
             }
+            keeper.queue.stop_soon();
             self.in_time(keeper, stopping.ended()).await?;
         }
         self.run(principal, run).await

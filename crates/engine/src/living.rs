@@ -8,7 +8,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{Key, RunId, Start, run::Run};
+use crate::{Key, Leave, RunId, Start, run::Run};
 
 /// The journaled runs in hand. Its lock is taken before a run's, never the other way round.
 #[derive(Default)]
@@ -168,6 +168,14 @@ impl Living {
     /// Has all drivers look.
     pub(crate) fn tell_drivers(&self) {
         self.0.lock().runs.values().for_each(|found| found.run.tell_driver());
+    }
+
+    /// Cuts all readers: the engine ends.
+    pub(crate) fn cut_readers(&self) {
+        let runs: Vec<_> = self.0.lock().runs.values().map(|found| found.run.clone()).collect();
+        for run in runs {
+            run.cut(&Leave::Draining);
+        }
     }
 
     /// Readers of a run in hand.

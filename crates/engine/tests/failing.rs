@@ -170,3 +170,42 @@ async fn a_run_can_be_stopped_in_a_full_store_and_ends_at_what_was_durable() {
     let (all, finish) = rest(&mut again).await;
     assert_eq!((all.len(), finish.end, finish.jobs_failed), (1, Some(End::Stopped), 0));
 }
+
+#[tokio::test]
+async fn stop_run_in_a_full_store_does_not_wait_for_the_next_attempt() {
+    let (store, jobs) = (GatedStore::new(), Puppets::new(1));
+    let engine = impatient_engine(&store, &jobs);
+    let reader = start(&engine).await;
+    store.fill(Reserve::There);
+    jobs.emit(0, "one").await.unwrap();
+    // By now a second passes between two attempts, and patience is 50 ms.
+    store.tried(7).await;
+    let stopped = engine.stop(&Principal::Anonymous, &reader.run_id().to_string()).await.unwrap();
+    assert_eq!(stopped.record.ended.map(|ended| ended.end), Some(End::Stopped));
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_large_commit_is_cut_and_can_be_stopped_while_the_store_fails() {
+    let (store, jobs) = (GatedStore::new(), Puppets::new(1));
+    let mut limits = impatient();
+    (limits.window_bytes, limits.budget_bytes) = (64 * 1024 * 1024, 256 * 1024 * 1024);
+    let engine = engine_with(&store, jobs.clone(), SourceOptions::new(), limits);
+    let _large = start(&engine).await;
+    let mut small = start(&engine).await;
+    let id = small.run_id().to_string();
+    // The first of them fills a commit, so that the other's turn comes only after it.
+    store.commits.close();
+    jobs.emit(0, "begins").await.unwrap();
+    store.commits.waiting(1).await;
+    for _ in 0..36 {
+        jobs.emit(0, vec![b'x'; 1024 * 1024 - 64]).await.unwrap();
+    }
+    jobs.emit(1, "small").await.unwrap();
+    store.fill(Reserve::There);
+    store.commits.open();
+    assert_eq!(finish(&mut small).await.left, Some(Leave::StoreFailing));
+    let stopped = engine.stop(&Principal::Anonymous, &id).await.unwrap();
+    assert_eq!(stopped.record.ended.map(|ended| ended.end), Some(End::Stopped));
+    store.recover();
+    until("the large run goes on", || store.count(|record| matches!(record, Record::Frames(_))) > 8).await;
+}

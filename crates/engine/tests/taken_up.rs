@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
-use outflow_engine::{Batch, Code, End, JobError, JobErrors, Plan, Principal, Record, Room, Store as _};
+use outflow_engine::{Batch, Code, End, JobError, JobErrors, Leave, Plan, Principal, Record, Room, Store as _};
 use support::*;
 
 /// What a process leaves that is killed just before anything was committed that `is` so: those records before it.
@@ -40,4 +40,19 @@ async fn a_run_that_had_failed_fast_begins_none_of_its_other_jobs() {
     assert_eq!((responses.len(), finish.jobs_failed, jobs.started()), (2, 1, 0));
     let known = engine.run(&Principal::Anonymous, &id.to_string()).await.unwrap();
     assert!(known.record.ended.is_some());
+}
+
+#[tokio::test]
+async fn an_engine_that_is_dropped_leaves_no_thread_and_no_task() {
+    let (store, jobs) = (GatedStore::like_a_disk(), Puppets::once(1));
+    let engine = support::engine(&store, jobs.clone());
+    let mut reader = start(&engine).await;
+    jobs.emit(0, "one").await.unwrap();
+    assert_eq!(results(&mut reader, 1).await, ["one"]);
+    drop(engine);
+    let finish = finish(&mut reader).await;
+    assert_eq!((finish.left, finish.end), (Some(Leave::Draining), None));
+    drop(reader);
+    within("the job's end", jobs.ended(0)).await;
+    until("the committer and the sweeper are gone", || Arc::strong_count(&store) == 1).await;
 }
