@@ -1,7 +1,10 @@
 //! How a request becomes a reader of a journaled run: it starts one, joins the one that its key or its source leads to, or
 //! reads one again. And what else is asked about such runs: what they are, and to stop them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -19,6 +22,28 @@ use crate::{
 
 /// A breath before looking again for a run that is being deleted.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+
+/// The keys of a request: its own, and that of the run which its source shares.
+struct Keys {
+    own: Option<Key>,
+    shared: Option<Key>,
+}
+
+/// A run that was planned and is not begun.
+struct Prepared {
+    in_hand: InHand,
+    plan: Plan,
+}
+
+/// Where a request's keys lead.
+enum Joined {
+    /// To a run that it reads now.
+    Reader(Reader),
+    /// To none as of `known`, but for one that is not to be joined any more.
+    Nothing { known: Generation, stale: Option<RunId> },
+    /// To something that is just changing.
+    LookAgain,
+}
 
 impl Registered {
     /// Whether a run for `request` is journaled.
@@ -114,66 +139,104 @@ impl Engine {
         random: u128,
     ) -> Result<Reader, Refusal> {
         let keeper = self.keeper().await?;
-        let own = request.key().map(|key| idempotency_key(request.principal(), key));
-        let shared = registered.shared_key(request);
+        let keys = Keys {
+            own: request.key().map(|key| idempotency_key(request.principal(), key)),
+            shared: registered.shared_key(request),
+        };
+        let asked = Instant::now();
+        let mut prepared = None;
         while !self.draining.is_cancelled() {
-            let mut generation = None;
-            let mut stale = None;
-            if let Some(key) = &own {
-                match keeper.bound(key).await? {
-                    Bound::To(run) => match self.join_own(keeper, run, registered, request).await? {
-                        Some(reader) => return self.durable(keeper, reader).await,
-                        None => continue,
-                    },
-                    Bound::Nothing(known) => generation = Some(known),
+            let found = self.join(keeper, request, registered, &keys).await?;
+            let reader = match found {
+                Joined::Reader(reader) => Some(reader),
+                Joined::Nothing { known, stale } => {
+                    let new = match prepared.take() {
+                        Some(new) => new,
+                        None => self.prepare(keeper, request, registered, &keys, random)?,
+                    };
+                    self.begin(keeper, request, new, stale, known, &mut prepared)?
                 }
-            }
-            if let Some(key) = &shared {
-                match keeper.bound(key).await? {
-                    Bound::To(run) => match self.join_shared(keeper, run, registered, request).await? {
-                        Some(reader) => {
-                            if let Some(own) = &own
-                                && keeper.living.bind(run, own)
-                            {
-                                self.in_time(keeper, reader.run().bind(own.clone())).await?;
-                            }
-                            return self.durable(keeper, reader).await;
-                        }
-                        None => stale = Some(run),
-                    },
-                    Bound::Nothing(known) => generation = generation.or(Some(known)),
-                }
-            }
-            let generation = match generation {
-                Some(generation) => generation,
-                None => keeper.living.generation(),
+                Joined::LookAgain => None,
             };
-            let keys: Vec<Key> = own.iter().chain(&shared).cloned().collect();
-            if let Some(reader) = self.begin(keeper, request, registered, keys, stale, generation, random)? {
-                return self.durable(keeper, reader).await;
+            match reader {
+                Some(reader) => return self.durable(keeper, request, reader).await,
+                // What is on its way into the store, or out of it, may be kept waiting.
+                None if asked.elapsed() >= self.limits.patience => return Err(self.in_vain(keeper)),
+                None => {}
             }
         }
         Err(Refusal::Draining)
     }
 
-    /// Starts a run, unless somebody else just did.
-    #[expect(clippy::too_many_arguments, reason = "one call, and each says one thing")]
-    fn begin(
+    /// Joins the run that one of the request's keys leads to.
+    async fn join(
         &self,
-        keeper: &Arc<Keeper>,
+        keeper: &Keeper,
         request: &Request,
         registered: &Registered,
-        keys: Vec<Key>,
-        stale: Option<RunId>,
-        generation: Generation,
+        keys: &Keys,
+    ) -> Result<Joined, Refusal> {
+        let mut known = None;
+        if let Some(key) = &keys.own {
+            match keeper.bound(key).await? {
+                Bound::To(run) => return self.join_own(keeper, run, registered, request).await,
+                Bound::Nothing(generation) => known = Some(generation),
+                Bound::Soon => {
+                    tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+                    return Ok(Joined::LookAgain);
+                }
+            }
+        }
+        let mut stale = None;
+        if let Some(key) = &keys.shared {
+            match keeper.bound(key).await? {
+                Bound::To(run) => match self.join_shared(keeper, run, registered, request).await? {
+                    Some(reader) => return self.bind_own(keeper, reader, keys.own.as_ref().zip(known)).await,
+                    None => stale = Some(run),
+                },
+                Bound::Nothing(generation) => known = known.or(Some(generation)),
+                Bound::Soon => unreachable!("a run begins with the key that shares it"),
+            }
+        }
+        Ok(Joined::Nothing { known: known.unwrap_or_else(|| keeper.living.generation()), stale })
+    }
+
+    /// Binds the request's own key, which was bound to nothing as of then, to the shared run that it joined.
+    async fn bind_own(
+        &self,
+        keeper: &Keeper,
+        reader: Reader,
+        own: Option<(&Key, Generation)>,
+    ) -> Result<Joined, Refusal> {
+        let Some((key, known)) = own else { return Ok(Joined::Reader(reader)) };
+        let run = reader.run();
+        let Entered::Done(binding) = keeper.living.bind(run, key, known) else { return Ok(Joined::LookAgain) };
+        self.in_time(keeper, run.bind(key.clone())).await?;
+        // A stop may have dropped it.
+        let (id, key) = (run.id(), key.clone());
+        if keeper.ask(move |store| store.bound(&key)).await? != Some(id) {
+            return Ok(Joined::LookAgain);
+        }
+        binding.settle();
+        Ok(Joined::Reader(reader))
+    }
+
+    /// A run that may be started.
+    fn prepare(
+        &self,
+        keeper: &Keeper,
+        request: &Request,
+        registered: &Registered,
+        keys: &Keys,
         random: u128,
-    ) -> Result<Option<Reader>, Refusal> {
+    ) -> Result<Prepared, Refusal> {
         if let Some(reason) = keeper.queue.failing() {
             return Err(Refusal::StoreFailing { reason });
         }
         let permit = RunPermit::acquire(&self.runs, self.limits.runs_max)?;
         let plan = self.within_limits(registered.source.plan(request)?)?;
         let at = keeper.clock.now();
+        let keys: Vec<Key> = keys.own.iter().chain(&keys.shared).cloned().collect();
         let start = Arc::new(self.start_of(request, registered, &plan, keys.clone(), at));
         let run = Arc::new(Run::journaled(
             RunId::journaled(at, random),
@@ -185,15 +248,29 @@ impl Engine {
             keeper.queue.clone(),
         ));
         run.keep(registered.options.keep_bytes);
-        let in_hand = InHand { run: run.clone(), start, keys };
+        Ok(Prepared { in_hand: InHand { run, start, keys }, plan })
+    }
+
+    /// Starts a run, unless somebody else just did, or something was let go meanwhile: then it is kept in `prepared`.
+    fn begin(
+        &self,
+        keeper: &Keeper,
+        request: &Request,
+        new: Prepared,
+        stale: Option<RunId>,
+        known: Generation,
+        prepared: &mut Option<Prepared>,
+    ) -> Result<Option<Reader>, Refusal> {
         let store = keeper.store.clone();
-        let entered = keeper
-            .living
-            .enter(in_hand, stale, generation, |run| attach(run, From::After(Sequence::NONE), request, store));
-        let Entered::Done(reader) = entered else { return Ok(None) };
-        run.begin();
+        let begin = |run: &Arc<Run>| attach(run, From::After(Sequence::NONE), request, store);
+        let Entered::Done(reader) = keeper.living.enter(new.in_hand.clone(), stale, known, begin) else {
+            *prepared = Some(new);
+            return Ok(None);
+        };
+        let Prepared { in_hand, plan } = new;
+        in_hand.run.begin();
         let journaled = self.as_journaled(keeper, &plan, Vec::new(), None);
-        self.spawn_driver(run, plan, Some(Box::new(journaled)), &Handle::current());
+        self.spawn_driver(in_hand.run, plan, Some(Box::new(journaled)), &Handle::current());
         reader.map(Some)
     }
 
@@ -235,14 +312,14 @@ impl Engine {
         Journaled { ended, first_error, draining: self.draining.clone(), suspend: suspend.clone() }
     }
 
-    /// Joins the run that a request's own key is bound to; `None` where that is just being deleted.
+    /// Joins the run that a request's own key is bound to.
     async fn join_own(
         &self,
         keeper: &Keeper,
         run: RunId,
         registered: &Registered,
         request: &Request,
-    ) -> Result<Option<Reader>, Refusal> {
+    ) -> Result<Joined, Refusal> {
         let reader = keeper
             .with(run, |found| {
                 registered.answers(request, &found.start).map_err(|field| Refusal::KeyReused { field })?;
@@ -250,9 +327,10 @@ impl Engine {
             })
             .await?;
         if reader.is_none() {
+            // It is just being deleted.
             tokio::time::sleep(LOOK_AGAIN_AFTER).await;
         }
-        reader.transpose()
+        reader.map_or(Ok(Joined::LookAgain), |reader| reader.map(Joined::Reader))
     }
 
     /// Joins a run that its source shares; `None` where it is not one to be joined.
@@ -288,14 +366,25 @@ impl Engine {
         Ok(keeper.with(run, join).await?.transpose()?.flatten())
     }
 
-    /// The reader, once the run that it reads is durable.
-    async fn durable(&self, keeper: &Keeper, reader: Reader) -> Result<Reader, Refusal> {
+    /// The reader, once the run that it reads is durable, and how long that goes on without readers.
+    async fn durable(&self, keeper: &Keeper, request: &Request, reader: Reader) -> Result<Reader, Refusal> {
         let run = reader.run();
-        if self.in_time(keeper, run.started()).await != Ok(true) && run.abandon() {
+        let is_durable = async {
+            let is_started = run.started().await;
+            if is_started && request.linger().is_some() {
+                run.linger_raised().await;
+            }
+            is_started
+        };
+        if self.in_time(keeper, is_durable).await == Ok(true) {
+            return Ok(reader);
+        }
+        if run.abandon() {
             keeper.living.give_up(run.id());
             return Err(self.in_vain(keeper));
         }
-        Ok(reader)
+        // What it waited for may just have come.
+        if request.linger().is_some() && run.raises_linger() { Err(self.in_vain(keeper)) } else { Ok(reader) }
     }
 
     /// Waits for the store, no longer than a request's patience.
@@ -324,7 +413,7 @@ impl Engine {
             .await?
             .transpose()?;
         let reader = reader.ok_or_else(|| Refusal::UnknownRun { id: again.run.clone() })?;
-        self.durable(keeper, reader).await
+        self.durable(keeper, request, reader).await
     }
 
     /// The keeper and the id of a run that can be read again.

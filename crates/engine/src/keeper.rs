@@ -62,6 +62,8 @@ pub(crate) enum Bound {
     To(RunId),
     /// None, as of this generation.
     Nothing(Generation),
+    /// One that will soon be in the store, or not: look again.
+    Soon,
 }
 
 impl Keeper {
@@ -111,7 +113,7 @@ impl Keeper {
     pub(crate) async fn bound(&self, key: &Key) -> Result<Bound, Refusal> {
         let generation = match self.living.bound(key) {
             Found::Here(run) => return Ok(Bound::To(run)),
-            Found::Gone => unreachable!("keys are not deleted, runs are"),
+            Found::Gone => return Ok(Bound::Soon),
             Found::Elsewhere(generation) => generation,
         };
         let key = key.clone();

@@ -18,6 +18,8 @@ pub(crate) struct Living(Mutex<State>);
 struct State {
     runs: HashMap<RunId, InHand>,
     keys: HashMap<Key, RunId>,
+    /// Those of `keys` that are on their way into the store.
+    binding: HashSet<Key>,
     deleting: HashSet<RunId>,
     let_go: Generation,
 }
@@ -37,7 +39,7 @@ pub(crate) struct InHand {
 /// What there is of a run.
 pub(crate) enum Found<T> {
     Here(T),
-    /// It is being deleted, or was given up and will be.
+    /// Of a run, it is being deleted, or was given up and will be; of a key, it is just being bound.
     Gone,
     /// Not here; the store may have it.
     Elsewhere(Generation),
@@ -68,6 +70,9 @@ impl Living {
     /// The run in hand that `key` is bound to.
     pub(crate) fn bound(&self, key: &Key) -> Found<RunId> {
         let state = self.0.lock();
+        if state.binding.contains(key) {
+            return Found::Gone;
+        }
         state.keys.get(key).map_or(Found::Elsewhere(state.let_go), |run| Found::Here(*run))
     }
 
@@ -108,17 +113,22 @@ impl Living {
         self.0.lock().let_go
     }
 
-    /// One more key for a run in hand; `false` where it is bound already.
-    pub(crate) fn bind(&self, run: RunId, key: &Key) -> bool {
+    /// One more key for a run in hand, which was bound to nothing as of `known`. Until that is settled nobody else finds
+    /// the key.
+    pub(crate) fn bind(&self, run: &Arc<Run>, key: &Key, known: Generation) -> Entered<Binding<'_>> {
         let mut state = self.0.lock();
         let state = &mut *state;
-        match state.runs.get_mut(&run) {
+        if state.let_go != known {
+            return Entered::Changed;
+        }
+        match state.runs.get_mut(&run.id()) {
             Some(found) if !state.keys.contains_key(key) => {
                 found.keys.push(key.clone());
-                state.keys.insert(key.clone(), run);
-                true
+                state.keys.insert(key.clone(), run.id());
+                state.binding.insert(key.clone());
+                Entered::Done(Binding { living: self, run: run.clone(), key: key.clone(), is_durable: false })
             }
-            _ => false,
+            _ => Entered::Other,
         }
     }
 
@@ -194,6 +204,38 @@ impl State {
         for key in keys.unwrap_or_default() {
             if self.keys.get(&key) == Some(&run) {
                 self.keys.remove(&key);
+            }
+        }
+    }
+}
+
+/// A key on its way into the store. Dropped before it is known to be there, it is bound to nothing.
+pub(crate) struct Binding<'a> {
+    living: &'a Living,
+    run: Arc<Run>,
+    key: Key,
+    is_durable: bool,
+}
+
+impl Binding<'_> {
+    /// It is in the store.
+    pub(crate) fn settle(mut self) {
+        self.is_durable = true;
+    }
+}
+
+impl Drop for Binding<'_> {
+    fn drop(&mut self) {
+        if !self.is_durable {
+            self.run.withdraw(&self.key);
+        }
+        let mut state = self.living.0.lock();
+        let state = &mut *state;
+        state.binding.remove(&self.key);
+        if !self.is_durable && state.keys.get(&self.key) == Some(&self.run.id()) {
+            state.keys.remove(&self.key);
+            if let Some(found) = state.runs.get_mut(&self.run.id()) {
+                found.keys.retain(|key| *key != self.key);
             }
         }
     }

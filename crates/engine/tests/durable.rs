@@ -51,6 +51,32 @@ async fn a_runs_record_is_durable_before_its_request_is_answered_and_a_job_start
 }
 
 #[tokio::test]
+async fn a_linger_that_a_reader_raises_is_durable_before_its_request_is_answered() {
+    let (store, jobs) = (GatedStore::new(), Puppets::new(1));
+    let engine = engine(&store, jobs.clone());
+    let first = fetch(&engine, &Request::new(1).lingering(LONG / 2)).await.unwrap();
+    let raising = again(first.run_id(), 0).lingering(LONG);
+    store.commits.close();
+    let mut asking = Box::pin(engine.fetch(&raising, number()));
+    let mut answer = None;
+    until("the linger's commit", || {
+        answer = (&mut asking).now_or_never();
+        answer.is_some() || store.commits.has_waiting()
+    })
+    .await;
+    assert!(answer.is_none(), "it is answered before its linger is durable");
+    assert!((&mut asking).now_or_never().is_none(), "it is answered before its linger is durable");
+    // Who asks for nothing that is not durable waits for nothing.
+    fetch(&engine, &again(first.run_id(), 0)).await.unwrap();
+
+    store.commits.open();
+    within("the answer", asking).await.unwrap();
+    assert_eq!(store.count(|record| *record == Record::LingerRaised(LONG)), 1);
+    let known = engine.run(&Principal::Anonymous, &first.run_id().to_string()).await.unwrap();
+    assert_eq!(known.record.linger, LONG);
+}
+
+#[tokio::test]
 async fn the_start_of_a_job_that_is_not_repeatable_is_durable_before_it_happens() {
     let (store, jobs) = (GatedStore::new(), Puppets::once(1));
     let engine = engine(&store, jobs.clone());

@@ -5,6 +5,7 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use outflow_engine::{
     Code, End, JobError, Key, Leave, Limits, Principal, Record, Refusal, Request, SourceOptions, Store as _,
 };
@@ -182,6 +183,34 @@ async fn stop_run_in_a_full_store_does_not_wait_for_the_next_attempt() {
     store.tried(7).await;
     let stopped = engine.stop(&Principal::Anonymous, &reader.run_id().to_string()).await.unwrap();
     assert_eq!(stopped.record.ended.map(|ended| ended.end), Some(End::Stopped));
+}
+
+#[tokio::test]
+async fn a_key_that_a_stop_drops_answers_nobody() {
+    let (store, jobs) = (GatedStore::new(), Puppets::new(1));
+    let mut limits = Limits::default();
+    limits.patience = support::HANGS_AFTER;
+    let engine = engine_with(&store, jobs.clone(), SourceOptions::new().shared(LONG).linger(LONG), limits);
+    let reader = fetch(&engine, &Request::new(1)).await.unwrap();
+    let id = reader.run_id().to_string();
+    store.fill(Reserve::There);
+    let request = Request::new(1).keyed("k");
+    let mut asking = Box::pin(engine.fetch(&request, number()));
+    until("the key is on its way", || (&mut asking).now_or_never().is_some() || store.attempts() > 1).await;
+    engine.stop(&Principal::Anonymous, &id).await.unwrap();
+    let answer = within("the answer", asking).await.map(|reader| reader.run_id());
+    let is_bound = store.bound(&Key(b"key  k".to_vec().into())).unwrap().is_some();
+    assert_eq!(answer.is_ok(), is_bound, "{answer:?}");
+    // And the key is nobody's in this process either.
+    store.recover();
+    if !is_bound {
+        let other = Request::new(2).keyed("k");
+        within("the key", async {
+            while fetch(&engine, &other).await.is_err_and(|refusal| matches!(refusal, Refusal::StoreFailing { .. })) {
+            }
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -58,6 +58,7 @@ impl Run {
         let Some(recording) = &mut state.recording else { return 0 };
         if recording.is_dropped() {
             recording.in_flight.clear();
+            recording.before.clear();
             return 0;
         }
         if wanted == Gather::Stops {
@@ -149,8 +150,8 @@ impl Run {
                     recording.jobs_started.push(job);
                     others_wait = true;
                 }
-                Record::KeyBound(_) => others_wait = true,
-                Record::JobEnded(..) | Record::LingerRaised(_) | Record::Deleted => {}
+                Record::KeyBound(_) | Record::LingerRaised(_) => others_wait = true,
+                Record::JobEnded(..) | Record::Deleted => {}
             }
         }
         if recording.is_dropped() {

@@ -273,19 +273,35 @@ impl Run {
         self.durable(|recording| recording.is_ended || recording.is_dropped()).await;
     }
 
-    /// Binds one more key to the run, and resolves when that is durable.
+    /// Binds one more key to the run, and resolves when that is durable, or was dropped with what a stop drops.
     pub(crate) async fn bind(self: &Arc<Self>, key: Key) {
+        let bound = Record::KeyBound(key);
         {
             let mut state = self.state.lock();
             let Some(recording) = &mut state.recording else { return };
-            recording.before.push(Record::KeyBound(key.clone()));
+            recording.before.push(bound.clone());
             self.enqueue(&mut state);
         }
-        let is_pending = |recording: &Recording| {
-            let mut records = recording.before.iter().chain(&recording.in_flight);
-            records.any(|record| matches!(record, Record::KeyBound(bound) if *bound == key))
-        };
-        self.durable(|recording| !is_pending(recording)).await;
+        self.durable(|recording| !recording.any_pending(|record| *record == bound) || recording.is_dropped()).await;
+    }
+
+    /// Nobody waits for this key any more: it is not to be bound where that is not under way.
+    pub(crate) fn withdraw(&self, key: &Key) {
+        if let Some(recording) = &mut self.state.lock().recording {
+            let is_other = |record: &Record| !matches!(record, Record::KeyBound(bound) if bound == key);
+            recording.before.retain(is_other);
+            recording.in_flight.retain(is_other);
+        }
+    }
+
+    /// Resolves when the linger as it was raised is durable.
+    pub(crate) async fn linger_raised(&self) {
+        self.durable(|recording| !recording.raises_linger() || recording.is_dropped()).await;
+    }
+
+    /// Whether a higher linger is on its way into the store.
+    pub(crate) fn raises_linger(&self) -> bool {
+        self.state.lock().recording.as_ref().is_some_and(|recording| recording.raises_linger())
     }
 
     async fn durable(&self, is: impl Fn(&Recording) -> bool) {
