@@ -15,13 +15,15 @@ pub struct Budget(Arc<Count>);
 #[derive(Debug)]
 struct Count {
     used: AtomicUsize,
+    /// The most that was used since it was last asked for.
+    peak: AtomicUsize,
     limit: usize,
 }
 
 impl Budget {
     /// A budget of `limit` bytes, none of them used.
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Count { used: AtomicUsize::new(0), limit }))
+        Self(Arc::new(Count { used: AtomicUsize::new(0), peak: AtomicUsize::new(0), limit }))
     }
 
     /// Whether more may be taken. Runs look before each large step and not at every byte, so the count may pass
@@ -35,6 +37,12 @@ impl Budget {
     /// Bytes held now.
     pub fn used(&self) -> usize {
         self.0.used.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes that were held at once since this was last called.
+    pub fn take_peak(&self) -> usize {
+        let used = self.used();
+        self.0.peak.swap(used, Ordering::Relaxed).max(used)
     }
 
     /// A share of the budget, of no bytes yet.
@@ -52,7 +60,13 @@ pub(crate) struct Share {
 impl Share {
     /// Counts `held` bytes from here on, not fewer than before.
     pub(crate) fn grow_to(&mut self, held: usize) {
-        self.budget.0.used.fetch_add(held - self.held, Ordering::Relaxed);
+        let count = &self.budget.0;
+        let more = held - self.held;
+        let used = count.used.fetch_add(more, Ordering::Relaxed) + more;
+        // Nearly always below, and then nothing is written.
+        if used > count.peak.load(Ordering::Relaxed) {
+            count.peak.fetch_max(used, Ordering::Relaxed);
+        }
         self.held = held;
     }
 
@@ -94,9 +108,11 @@ mod tests {
         assert!(!budget.has_room());
         let part = whole.slice(3..5);
         drop(whole);
+        assert_eq!((budget.take_peak(), budget.take_peak()), (10, 10));
         assert_eq!(budget.used(), 10);
         drop(part);
         assert_eq!(budget.used(), 0);
+        assert_eq!((budget.take_peak(), budget.take_peak()), (10, 0));
         assert!(budget.has_room());
     }
 }

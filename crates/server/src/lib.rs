@@ -29,6 +29,7 @@
 pub mod cli;
 mod config;
 mod grpc;
+mod memory;
 mod server;
 mod shutdown;
 pub mod source;

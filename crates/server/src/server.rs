@@ -22,6 +22,7 @@ use tonic_health::ServingStatus;
 
 use crate::{
     grpc::{RUN_SERVICE, Runs, STREAM_SERVICE, Services},
+    memory,
     shutdown::Phases,
     source::Simulate,
     store,
@@ -278,6 +279,7 @@ impl Server {
         tracing::info!("start server");
         let served = tokio::select! {
             () = shutdown => Ok(()),
+            () = memory::give_back(engine.budget().clone()) => unreachable!("it never ends"),
             Some(ended) = accepting.join_next() => ended.unwrap_or_else(|error| Err(std::io::Error::other(error))),
         };
 

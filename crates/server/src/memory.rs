@@ -1,0 +1,78 @@
+//! Gives memory back to the system when a burst is over. glibc keeps what was freed: ten thousand idle streams that had
+//! each sent 100 KB held 40 KiB each, for good. It knows how much the runs hold, and nothing of what they are.
+
+use std::time::Duration;
+
+use outflow_engine::Budget;
+
+/// How often to look: a burst that comes back within this time is one burst, and pays for no trimming.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Trimming walks the whole heap, some milliseconds for 100 MB, while others wait to allocate; for less than this it is
+/// left.
+const WORTH_BYTES: usize = 16 * 1024 * 1024;
+
+/// Looks for the end of bursts until dropped.
+pub(crate) async fn give_back(budget: Budget) {
+    let mut burst = Burst::default();
+    let mut interval = tokio::time::interval(LOOK_EVERY);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        if burst.is_over(budget.take_peak()) {
+            // The next look is soon enough for whatever fails here.
+            _ = tokio::task::spawn_blocking(trim).await;
+        }
+    }
+}
+
+/// The most that was held at once since memory was last given back.
+#[derive(Default)]
+struct Burst {
+    high: usize,
+}
+
+impl Burst {
+    /// Whether so much less is held by now that giving back is worth it; `peak` is the most that was held since the last
+    /// look.
+    fn is_over(&mut self, peak: usize) -> bool {
+        self.high = self.high.max(peak);
+        let is_over = self.high - peak >= WORTH_BYTES && peak <= self.high / 2;
+        if is_over {
+            self.high = peak;
+        }
+        is_over
+    }
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code, reason = "there is no safe name for it")]
+fn trim() {
+    // SAFETY: malloc_trim may be called by any thread at any time (malloc_trim(3): MT-Safe).
+    let gave_back = unsafe { libc::malloc_trim(0) } == 1;
+    tracing::debug!("a burst is over; memory given back to the system: {gave_back}");
+}
+
+/// Other allocators give back by themselves, or cannot be asked to.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn trim() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    #[test]
+    fn memory_is_given_back_once_after_each_burst() {
+        let mut burst = Burst::default();
+        let mut over = |mib: usize| burst.is_over(mib * MIB);
+        let looks = [1, 200, 150, 101, 90, 80, 10, 10, 30, 14, 0].map(&mut over);
+        assert_eq!(looks, [false, false, false, false, true, false, true, false, false, true, false]);
+    }
+
+    #[test]
+    fn what_is_held_all_the_time_or_is_little_is_no_burst() {
+        let mut burst = Burst::default();
+        assert!([15, 0, 200, 110, 200, 110].into_iter().all(|mib| !burst.is_over(mib * MIB)));
+    }
+}
