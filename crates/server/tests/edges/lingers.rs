@@ -60,9 +60,12 @@ async fn a_linger_is_the_larger_of_the_requests_and_the_sources_and_thirty_secon
 async fn a_reader_that_comes_may_raise_a_linger_and_not_lower_it() {
     let alive = Gauge::default();
     let jobs = alive.clone();
+    let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start(|server| {
         let source = planned(move |_| waiting(&jobs));
-        server.source_with("test", source, SourceOptions::new().shared(Duration::ZERO)).default_to("test")
+        let shared = SourceOptions::new().shared(Duration::ZERO);
+        // Where it takes a while until something is durable.
+        server.source_with("test", source, shared).default_to("test").data(folder.path().join("data"))
     });
     let connection = Connection::open(server.address()).await;
     let runs = Runs::of(&server).await;
@@ -81,7 +84,7 @@ async fn a_reader_that_comes_may_raise_a_linger_and_not_lower_it() {
     for (request, millis) in readers {
         let reader = connection.begin(&request).await;
         assert_eq!(reader.run(), run);
-        runs.until(&run, |run| run.linger == time(millis)).await;
+        assert_eq!(runs.get(&run).await.unwrap().linger, time(millis), "it is durable before the reader is answered");
     }
     runs.stop(&run).await.unwrap();
     alive.becomes(0).await;
