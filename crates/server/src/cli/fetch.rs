@@ -1,10 +1,16 @@
 //! `outflow fetch`: asks a server and prints what comes, as it comes. It decides what ends the wait and with which
 //! exit code; the client library does the rest.
 
-use std::{io, path::PathBuf, pin::pin, time::Duration};
+use std::{
+    io,
+    path::PathBuf,
+    pin::pin,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use clap::Args;
-use outflow_client::{Client, Code, ConnectError, FetchError, Response, Responses};
+use outflow_client::{Client, Code, ConnectError, Event, FetchError, Response, Responses};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
@@ -31,7 +37,8 @@ Examples:
   outflow fetch 1 --format json | jq .result
 
 With --linger or --key the server journals the run: it goes on without you, and when you leave it this command says how to
-go on with it. It is read again from any place, also after the server was killed and started again.
+go on with it. It is read again from any place, also after the server was killed and started again: where the stream breaks
+this command does that by itself, for five minutes, and says so in one line each (--no-resume: it fails instead).
 
 With --output a file that is half written, because this program, the machine or the network went away, is gone on with
 by the same command: FILE.outflow, which is there as long as FILE is not whole, says which run it is and how far it has
@@ -62,6 +69,9 @@ pub(super) struct Fetch {
     /// The same key and request give the same run, never a second one
     #[arg(long, value_name = "KEY", conflicts_with = "run")]
     key: Option<String>,
+    /// Fail when the stream breaks, instead of going on where it was
+    #[arg(long)]
+    no_resume: bool,
     /// Read this run instead of starting one
     #[arg(long, value_name = "ID")]
     run: Option<String>,
@@ -242,6 +252,9 @@ impl Fetch {
     fn how_to_go_on(&self, why: &Failed, responses: &Responses, output: &Output, printed: Printed) -> Option<String> {
         let position = responses.position();
         let goes_on = if responses.outcome().is_none() { "the run goes on; " } else { "" };
+        if is_gone(why) && responses.outcome().is_none() {
+            return if let Output::Kept(kept) = output { Some(stays(kept, why)) } else { None };
+        }
         if let Output::Kept(kept) = output {
             return if let Some(command) = kept.command() {
                 Some(format!("{goes_on}continue with: {command}"))
@@ -306,7 +319,10 @@ impl Fetch {
         if let Some(left) = clock.left() {
             fetch = fetch.deadline(left);
         }
-        Ok(fetch)
+        if self.no_resume {
+            fetch = fetch.no_resume();
+        }
+        Ok(fetch.on_event(teller()))
     }
 
     /// A new run, or the one that the key finds.
@@ -327,15 +343,23 @@ impl Fetch {
     }
 }
 
+/// Says when the stream breaks, and when it goes on; not how often that was tried in between.
+fn teller() -> impl Fn(&Event) + Send + Sync {
+    let is_broken = AtomicBool::new(false);
+    move |event| {
+        let breaks = matches!(event, Event::Broke { .. });
+        if is_broken.swap(breaks, Ordering::Relaxed) == breaks {
+            tracing::debug!("{event}");
+        } else {
+            tracing::warn!("{event}");
+        }
+    }
+}
+
 /// There was no answer to a request whose responses were to be written into `kept`: what that means for it.
 fn unanswered(kept: &mut Kept, why: &Failed) -> Result<Option<String>, KeptError> {
-    let file = kept.path().display().to_string();
     if kept.run().is_some() {
-        let code = if let Failed::Open(error) = why { error.code() } else { None };
-        let is_gone = matches!(code, Some(Code::NOT_FOUND | Code::OUT_OF_RANGE));
-        let advice =
-            if is_gone { "--overwrite starts anew, and another --output leaves it" } else { "try again later" };
-        return Ok(Some(format!("{file} stays as it is, with {} responses; {advice}", kept.responses())));
+        return Ok(Some(stays(kept, why)));
     }
     // Whether the run was started is not known where the connection was lost: then the key finds it.
     let is_known = matches!(
@@ -346,7 +370,21 @@ fn unanswered(kept: &mut Kept, why: &Failed) -> Result<Option<String>, KeptError
         kept.give_up()?;
         return Ok(None);
     }
+    let file = kept.path().display();
     Ok(Some(format!("whether the run was started is not known; the same command goes on with it and {file}")))
+}
+
+/// What a half-written file is good for whose run did not answer.
+fn stays(kept: &Kept, why: &Failed) -> String {
+    let advice =
+        if is_gone(why) { "--overwrite starts anew, and another --output leaves it" } else { "try again later" };
+    format!("{} stays as it is, with {} responses; {advice}", kept.path().display(), kept.responses())
+}
+
+/// Whether the run is not there any more, or not what it was.
+fn is_gone(why: &Failed) -> bool {
+    let (Failed::Open(error) | Failed::Receive(error)) = why else { return false };
+    matches!(error.code(), Some(Code::NOT_FOUND | Code::OUT_OF_RANGE))
 }
 
 async fn receive(

@@ -9,5 +9,6 @@ mod kills;
 mod output;
 mod output_kills;
 mod program;
+mod resuming;
 mod runs;
 mod serve;

@@ -85,7 +85,12 @@ struct Log {
 impl Server {
     /// Starts `outflow serve` with these arguments, and waits until it serves.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut all = vec!["--log", "info,outflow::cli=debug", "serve", "--listen", "127.0.0.1:0"];
+        Self::start_at("127.0.0.1:0", arguments)
+    }
+
+    /// The same, at this address.
+    pub(crate) fn start_at(address: &str, arguments: &[&str]) -> Self {
+        let mut all = vec!["--log", "info,outflow::cli=debug", "serve", "--listen", address];
         all.extend(arguments);
         let mut child = outflow(&all).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Log::default());
