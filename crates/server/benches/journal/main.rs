@@ -4,6 +4,7 @@
 //! ```text
 //! cargo bench -p outflow --bench journal
 //! cargo bench -p outflow --bench journal -- --part many --part quiet --data memory
+//! cargo bench -p outflow --bench journal -- --part restart --gib 10
 //! ```
 //!
 //! Everything runs on this machine, over loopback: the CPU seconds are the server's own, while wall time and rate are
@@ -12,8 +13,10 @@
 #![allow(dead_code, reason = "parts of the client and of the process are shared with `side_by_side`")]
 
 mod crowd;
+mod directory;
 #[path = "../side_by_side/http2.rs"]
 mod http2;
+mod keeping_up;
 mod latency;
 mod memory;
 #[path = "../side_by_side/messages.rs"]
@@ -21,6 +24,7 @@ mod messages;
 #[path = "../side_by_side/process.rs"]
 mod process;
 mod replay;
+mod restart;
 mod server;
 mod small;
 
@@ -45,6 +49,9 @@ struct Options {
     /// Keep journals in a folder below this one, or in `memory`; by default in cargo's folder for temporary files.
     #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
     data: String,
+    /// GiB of ended runs that `--part restart` writes first.
+    #[arg(long, default_value_t = 10.0)]
+    gib: f64,
     /// A hundredth of the work, to see whether it runs.
     #[arg(long)]
     quick: bool,
@@ -72,8 +79,12 @@ enum Part {
     Fanout,
     /// Ten thousand idle runs, before and after a burst.
     Idle,
+    /// Whether the archive keeps up with the live journal.
+    KeepingUp,
     /// A hundred thousand ended runs of five responses, and a restart.
     Small,
+    /// A restart over many GiB, see `--gib`; only where it is asked for.
+    Restart,
 }
 
 /// What every part works with.
@@ -145,8 +156,14 @@ fn measure(options: &Options) -> Outcome<()> {
     if wanted(Part::Idle) {
         memory::idle(&bench)?;
     }
+    if wanted(Part::KeepingUp) {
+        keeping_up::measure(&bench)?;
+    }
     if wanted(Part::Small) {
         small::measure(&bench)?;
+    }
+    if options.part.contains(&Part::Restart) {
+        restart::measure(&bench, options.gib)?;
     }
     Ok(())
 }

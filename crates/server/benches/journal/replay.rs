@@ -11,6 +11,7 @@ use outflow_proto::protobuf::Request;
 use crate::{
     Bench, Outcome,
     crowd::drain,
+    directory::forget,
     http2::{LARGE, SMALL},
     process::pause,
 };
@@ -30,7 +31,7 @@ pub(crate) fn journaled(n: u32, pairs: &[(&str, &str)]) -> Request {
 pub(crate) fn measure(bench: &Bench) -> Outcome<()> {
     let responses = 10_000_000 / bench.shrink;
     println!("\nReading a run of {responses} small responses again");
-    let (process, _store) = bench.start()?;
+    let (process, store) = bench.start()?;
     let request = journaled(1, &[("responses", &responses.to_string()), ("batch", "64")]);
     drain(&process, std::slice::from_ref(&request), LARGE)?.print("the first time");
     for windows in [LARGE, SMALL] {
@@ -50,6 +51,12 @@ pub(crate) fn measure(bench: &Bench) -> Outcome<()> {
         for _ in 0..bench.rounds {
             drain(&process, std::slice::from_ref(&request), LARGE)?
                 .print(&format!("after a quarter of a minute, written {what}"));
+        }
+        for _ in 0..bench.rounds {
+            let Some(store) = &store else { break };
+            forget(&store.path().join("data"))?;
+            drain(&process, std::slice::from_ref(&request), LARGE)?
+                .print(&format!("from a cold disk, written {what}"));
         }
     }
     seeks(&format!("http://{}", process.address), responses, bench)

@@ -1,12 +1,15 @@
 //! What small runs leave behind: bytes in the store, and time at a restart.
 
-use std::{
-    fs, io,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use crate::{Bench, Outcome, crowd::drain, http2::LARGE, process::pause, replay::journaled};
+use crate::{
+    Bench, Outcome,
+    crowd::drain,
+    directory::{allocated, archive},
+    http2::LARGE,
+    process::pause,
+    replay::journaled,
+};
 
 /// By when all ended runs have left the live journal, where the server is quiet.
 const ARCHIVED: Duration = Duration::from_secs(30);
@@ -22,7 +25,7 @@ pub(crate) fn measure(bench: &Bench) -> Outcome<()> {
     let folder = store.path().join("data");
     drain(&process, &[journaled(0, &[("responses", "5")])], LARGE)?;
     pause(ARCHIVED);
-    let before = allocated(&folder.join("archive.redb"))?;
+    let before = allocated(&archive(&folder))?;
     for hundred in 0..runs.div_ceil(1_000) {
         let requests: Vec<_> =
             (1..=1_000.min(runs)).map(|n| journaled(hundred * 1_000 + n, &[("responses", "5")])).collect();
@@ -32,7 +35,7 @@ pub(crate) fn measure(bench: &Bench) -> Outcome<()> {
         }
     }
     pause(ARCHIVED);
-    let after = allocated(&folder.join("archive.redb"))?;
+    let after = allocated(&archive(&folder))?;
     println!(
         "  {:.0} bytes each in the archive ({} KiB before, {} KiB after); the live journal is a ring of bounded size",
         (after as f64 - before as f64) / f64::from(runs),
@@ -47,10 +50,4 @@ pub(crate) fn measure(bench: &Bench) -> Outcome<()> {
         drop(process);
     }
     Ok(())
-}
-
-/// Bytes that a file has on disk.
-fn allocated(file: &Path) -> io::Result<u64> {
-    use std::os::unix::fs::MetadataExt as _;
-    Ok(fs::metadata(file)?.blocks() * 512)
 }
