@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Longer than anything here takes on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// What has not come by then may be waiting for a timer of a few milliseconds.
 const NUDGED_AFTER: Duration = Duration::from_millis(100);
 

@@ -19,7 +19,7 @@ use tokio::time::{Instant, advance};
 use super::{
     Shelf,
     ops::{Asked, From, How, Linger, Op, Step},
-    patience::{nap, now, patient},
+    patience::{PATIENCE, nap, now, patient},
     runs::{Kind, Known},
     shelf::Taken,
     work::Worker,
@@ -160,16 +160,14 @@ impl<S: Shelf> World<S> {
         }
         self.check_list().await;
         // Those that have expired are looked for once a second.
-        for _ in 0..100 {
+        let began = std::time::Instant::now();
+        while self.runs.iter().any(|run| run.is_gone != run.is_old) {
+            assert!(began.elapsed() < PATIENCE, "what has expired goes");
             advance(Duration::from_secs(1)).await;
             for run in 0..self.runs.len() {
                 self.look(run).await;
             }
-            if self.runs.iter().all(|run| run.is_gone == run.is_old) {
-                break;
-            }
         }
-        assert!(self.runs.iter().all(|run| run.is_gone == run.is_old), "what has expired goes");
         self.check_list().await;
         self.end_engine().await;
     }

@@ -5,6 +5,7 @@ mod crashes;
 mod damage;
 mod disk;
 mod load;
+mod model;
 
 use std::{
     fs,
