@@ -12,7 +12,6 @@ use std::{
 
 use futures_util::FutureExt as _;
 use tokio::{
-    runtime::Handle,
     task::JoinSet,
     time::{Instant, Sleep, sleep_until},
 };
@@ -23,10 +22,9 @@ use crate::{
     run::{Deserted, Run},
 };
 
-/// What a run's driver works with.
+/// What a run's driver works with: clean-up is done where jobs run.
 pub(crate) struct Surroundings {
     pub(crate) cleanup: Cleanup,
-    pub(crate) jobs_on: Handle,
     /// Of a journaled run.
     pub(crate) journaled: Option<Box<Journaled>>,
 }
@@ -75,7 +73,8 @@ struct Driver {
     placement: Placement,
     /// The start of a job is durable before it happens.
     records_starts: bool,
-    first_error: Option<JobError>,
+    /// Boxed, since most runs have none.
+    first_error: Option<Box<JobError>>,
     /// The run's own.
     time_limit: Option<Duration>,
     deadline: Option<Instant>,
@@ -96,7 +95,7 @@ impl Driver {
             job_errors: plan.job_errors,
             placement: plan.placement,
             records_starts: journaled.is_some() && !plan.repeatable,
-            first_error: journaled.and_then(|journaled| journaled.first_error.take()),
+            first_error: journaled.and_then(|journaled| journaled.first_error.take()).map(Box::new),
             time_limit: plan.time_limit,
             deadline: None,
             timer: None,
@@ -121,7 +120,7 @@ impl Driver {
                     if let Some(error) = self.run.job_ended(job, outcome)
                         && self.job_errors != JobErrors::Tolerate
                     {
-                        self.first_error.get_or_insert(error);
+                        self.first_error.get_or_insert_with(|| Box::new(error));
                     }
                 }
                 Event::AllEnded => break false,
@@ -166,7 +165,8 @@ impl Driver {
             let emitter = Emitter::new(self.run.clone(), index, self.surroundings.cleanup.clone());
             let emitter = if self.placement == Placement::Compute { emitter.taking_turns() } else { emitter };
             let recorded_in = self.records_starts.then(|| self.run.clone());
-            self.under_way.spawn_on(guarded(index, job, emitter, recorded_in), &self.surroundings.jobs_on);
+            let jobs_on = self.surroundings.cleanup.runtime();
+            self.under_way.spawn_on(guarded(index, job, emitter, recorded_in), jobs_on);
         }
         if self.jobs.len() == 0 {
             // Their list, which a run may outlive by hours.
@@ -218,7 +218,7 @@ impl Driver {
     }
 
     fn close(&mut self) {
-        let end = self.first_error.take().map_or(End::Complete, End::Failed);
+        let end = self.first_error.take().map_or(End::Complete, |error| End::Failed(*error));
         if !self.run.close(end) && self.surroundings.journaled.is_none() {
             // Its reader was first.
             self.run.report_leaving(self.left);

@@ -137,6 +137,11 @@ impl Cleanup {
         Self { tasks, runtime, hurry }
     }
 
+    /// The runtime that jobs run on.
+    pub(crate) fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.runtime
+    }
+
     /// Runs `work` to its end, on the runtime the job ran on.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn_on(work, &self.runtime);

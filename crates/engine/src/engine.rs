@@ -214,8 +214,8 @@ impl Engine {
             Placement::Reader => here.clone(),
             Placement::Compute => self.compute.as_ref().unwrap_or(here).clone(),
         };
-        let cleanup = Cleanup::new(self.tasks.clone(), jobs_on.clone(), self.hurry.clone());
-        drive(run, plan, Surroundings { cleanup, jobs_on, journaled })
+        let cleanup = Cleanup::new(self.tasks.clone(), jobs_on, self.hurry.clone());
+        drive(run, plan, Surroundings { cleanup, journaled })
     }
 
     /// The runtime for what no connection asked for.
