@@ -96,7 +96,8 @@ pub(crate) struct FetchBody {
     reader: Reader,
     /// A short rest that goes out with what follows.
     rest: Rope,
-    finish: Option<Finish>,
+    /// Boxed: most of a stream's life there is none.
+    finish: Option<Box<Finish>>,
     ended: bool,
     heartbeat: Option<Box<Heartbeat>>,
     control: Arc<StreamControl>,
@@ -119,7 +120,7 @@ impl FetchBody {
                     self.rest.push(chunk);
                     more = true;
                 }
-                Poll::Ready(Delivery::Finished(finish)) => self.finish = Some(finish),
+                Poll::Ready(Delivery::Finished(finish)) => self.finish = Some(Box::new(finish)),
                 Poll::Pending => {}
             }
         }
