@@ -370,3 +370,24 @@ impl Work {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_stays_in_a_queue_whose_committer_has_ended() {
+        let queue = Queue::default();
+        let deletion = || {
+            let (done, deleted) = oneshot::channel();
+            (Item::Delete(Vec::new(), done), deleted)
+        };
+        let (before, after) = (deletion(), deletion());
+        queue.push(before.0);
+        queue.end();
+        queue.push(after.0);
+        for mut deleted in [before.1, after.1] {
+            assert_eq!(deleted.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        }
+    }
+}

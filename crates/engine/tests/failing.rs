@@ -70,7 +70,7 @@ async fn what_waits_for_a_failing_store_counts_against_the_window() {
     let mut limits = Limits::default();
     limits.window_bytes = 32 * 1024;
     let engine = engine_with(&store, jobs.clone(), SourceOptions::new(), limits.clone());
-    let _reader = start(&engine).await;
+    let mut reader = start(&engine).await;
     store.break_down();
     for _ in 0..60 {
         jobs.let_emit(0, vec![b'x'; 8 * 1024]);
@@ -83,8 +83,9 @@ async fn what_waits_for_a_failing_store_counts_against_the_window() {
     store.tried(2).await;
     assert_eq!(engine.budget().used(), held, "and it does not grow with the attempts");
     store.recover();
-    until("all of it is durable", || store.count(|record| matches!(record, Record::Frames(_))) > 0).await;
-    within("the rest", jobs.emit(0, "last")).await.unwrap();
+    let (emitted, read) = tokio::join!(jobs.emit(0, "last"), results(&mut reader, 61));
+    emitted.unwrap();
+    assert!(read[..60].iter().all(|result| result.len() == 8 * 1024) && read[60] == "last");
 }
 
 #[tokio::test]
@@ -222,19 +223,22 @@ async fn what_waits_behind_a_large_commit_is_cut_and_can_be_stopped_while_the_st
     let _large = start(&engine).await;
     let mut small = start(&engine).await;
     let id = small.run_id().to_string();
-    // The first of them fills a commit, so that the other's turn comes only after it.
+    let _first = start(&engine).await;
     store.commits.close();
-    jobs.emit(0, "begins").await.unwrap();
+    jobs.emit(2, "first").await.unwrap();
     store.commits.waiting(1).await;
+    // Of what comes meanwhile the large run fills the next commit, so that the small one's turn comes only after it.
     for _ in 0..36 {
         jobs.emit(0, vec![b'x'; 1024 * 1024 - 64]).await.unwrap();
     }
     jobs.emit(1, "small").await.unwrap();
+    store.commits.let_one_go();
+    store.commits.waiting(1).await;
     store.fill(Reserve::There);
     store.commits.open();
     assert_eq!(finish(&mut small).await.left, Some(Leave::StoreFailing));
     let stopped = engine.stop(&Principal::Anonymous, &id).await.unwrap();
     assert_eq!(stopped.record.ended.map(|ended| ended.end), Some(End::Stopped));
     store.recover();
-    until("the large run goes on", || store.count(|record| matches!(record, Record::Frames(_))) > 8).await;
+    until("the large run goes on", || store.count(|record| matches!(record, Record::Frames(_))) > 36).await;
 }

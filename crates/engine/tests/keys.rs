@@ -101,6 +101,28 @@ async fn of_two_different_requests_with_one_key_that_both_join_shared_runs_the_s
 }
 
 #[tokio::test]
+async fn a_key_that_another_run_took_and_left_while_a_request_looked_is_that_runs() {
+    let (store, jobs) = (GatedStore::new(), Puppets::new(1));
+    let engine = shared(&store, &jobs);
+    let _shared_run = fetch(&engine, &Request::new(2)).await.unwrap();
+    store.lookups.close();
+    let joining = Request::new(2).keyed("k");
+    let (joined, ()) = tokio::join!(fetch(&engine, &joining), async {
+        store.lookups.waiting(1).await;
+        // That the key leads nowhere was seen, and is not told before a run has taken it, has ended and was let go.
+        store.lookups.let_others_pass();
+        let mut other = fetch(&engine, &Request::new(1).keyed("k")).await.unwrap();
+        jobs.end(1).await;
+        assert_eq!(finish(&mut other).await.end, Some(End::Complete));
+        drop(other);
+        until("the other run is let go", || engine.runs() == 1).await;
+        store.lookups.open();
+    });
+    assert_eq!(joined.map(|_| ()), Err(Refusal::KeyReused { field: "id" }));
+    assert_eq!(store.count(|record| matches!(record, Record::KeyBound(_))), 0);
+}
+
+#[tokio::test]
 async fn a_shared_run_is_joined_by_a_key_only_when_that_is_durable() {
     let (store, jobs) = (GatedStore::new(), Puppets::new(1));
     let engine = shared(&store, &jobs);

@@ -19,6 +19,9 @@ struct State {
     /// How many may pass a closed gate.
     let_go: usize,
     waiting: usize,
+    /// Who came so far, and from which on they pass a closed gate.
+    came: usize,
+    pass_from: Option<usize>,
 }
 
 impl Gate {
@@ -30,7 +33,7 @@ impl Gate {
     /// Everybody passes.
     pub fn open(&self) {
         let mut state = self.state.lock();
-        (state.is_closed, state.let_go) = (false, 0);
+        (state.is_closed, state.let_go, state.pass_from) = (false, 0, None);
         drop(state);
         self.changed.notify_all();
     }
@@ -39,6 +42,12 @@ impl Gate {
     pub fn let_one_go(&self) {
         self.state.lock().let_go += 1;
         self.changed.notify_all();
+    }
+
+    /// Who waits goes on waiting, and who comes from now on passes.
+    pub fn let_others_pass(&self) {
+        let mut state = self.state.lock();
+        state.pass_from = Some(state.came);
     }
 
     /// Resolves when so many wait.
@@ -60,7 +69,13 @@ impl Gate {
         let until = Instant::now() + HELD_AT_MOST;
         let mut state = self.state.lock();
         state.waiting += 1;
-        while state.is_closed && state.let_go == 0 && !self.changed.wait_until(&mut state, until).timed_out() {}
+        let number = state.came;
+        state.came += 1;
+        while state.is_closed
+            && state.let_go == 0
+            && state.pass_from.is_none_or(|first| number < first)
+            && !self.changed.wait_until(&mut state, until).timed_out()
+        {}
         state.waiting -= 1;
         state.let_go = state.let_go.saturating_sub(1);
     }

@@ -37,6 +37,7 @@ struct State {
     refuses_ends: bool,
     attempts: usize,
     lookups: usize,
+    finds: usize,
     committed: Vec<(RunId, Record)>,
 }
 
@@ -100,6 +101,11 @@ impl GatedStore {
         self.state.lock().lookups
     }
 
+    /// How often a run was looked up in it.
+    pub fn finds(&self) -> usize {
+        self.state.lock().finds
+    }
+
     /// All that was committed, in order.
     pub fn committed(&self) -> Vec<(RunId, Record)> {
         self.state.lock().committed.clone()
@@ -143,7 +149,9 @@ impl Store for GatedStore {
     }
 
     fn find(&self, run: RunId) -> Result<Option<RunRecord>, StoreError> {
-        self.inner.find(run)
+        let found = self.inner.find(run);
+        self.state.lock().finds += 1;
+        found
     }
 
     fn bound(&self, key: &Key) -> Result<Option<RunId>, StoreError> {
