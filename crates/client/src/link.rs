@@ -1,20 +1,23 @@
 //! The link to one server: its connection, and the next one when that is dead.
 //!
 //! Owns: where to connect, the connection that all streams of a client share, and that only one is made at a time,
-//! however many streams want it. Must not know: what is asked or answered, when to try again.
+//! however many streams want it, and whoever of them stops waiting for it. Must not know: what is asked or answered, when
+//! to try again.
 
 use std::{
     fmt, io,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
 };
 
 use http::uri;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    sync::watch,
+    task::JoinSet,
     time::{Instant, timeout_at},
 };
 
@@ -54,20 +57,60 @@ pub(crate) enum Kind {
     Plain,
 }
 
-/// A client's link to its server.
-pub(crate) struct Link {
+/// Where to connect, and with what.
+struct Way {
     name: Arc<str>,
-    authority: uri::Authority,
     settings: Settings,
     route: Route,
-    /// The newest connection, dead or alive.
-    current: Mutex<Option<Arc<Connection>>>,
-    /// Held by who connects; the others wait for it, and share what came of it.
-    connecting: tokio::sync::Mutex<Option<Arc<ConnectError>>>,
-    /// How many attempts to connect have ended.
-    attempts: AtomicU64,
+}
+
+/// A client's link to its server.
+pub(crate) struct Link {
+    way: Arc<Way>,
+    authority: uri::Authority,
+    newest: Mutex<Newest>,
     /// A [`Kind`].
     kind: AtomicU8,
+}
+
+/// What came of connecting; `None` while that goes on.
+type Made = Option<Result<Arc<Connection>, Arc<ConnectError>>>;
+
+/// The newest connection, dead or alive, and the one that is being made in its place.
+#[derive(Default)]
+struct Newest {
+    connection: Option<Arc<Connection>>,
+    next: Option<watch::Receiver<Made>>,
+    /// Connecting is a task, so that it goes on when a reader that waits for it has something else to do: others wait
+    /// for it too.
+    connecting: JoinSet<()>,
+}
+
+impl Newest {
+    fn alive(&self) -> Option<&Arc<Connection>> {
+        self.connection.as_ref().filter(|connection| !connection.is_closed())
+    }
+
+    /// Waits for the connection that is being made; begins to make one where none is.
+    fn next(&mut self, way: &Arc<Way>) -> watch::Receiver<Made> {
+        // One that nobody waited for to its end is as good as none, if it failed.
+        let is_over = |next: &watch::Receiver<Made>| match &*next.borrow() {
+            Some(made) => made.as_ref().map_or(true, |connection| connection.is_closed()),
+            None => false,
+        };
+        if let Some(next) = self.next.as_ref().filter(|next| !is_over(next)) {
+            return next.clone();
+        }
+        let (made, next) = watch::channel(None);
+        let way = Arc::clone(way);
+        while self.connecting.try_join_next().is_some() {}
+        self.connecting.spawn(async move {
+            // Nobody waits any more where this fails.
+            _ = made.send(Some(way.connect().await.map(Arc::new).map_err(Arc::new)));
+        });
+        self.next = Some(next.clone());
+        next
+    }
 }
 
 impl Link {
@@ -79,34 +122,30 @@ impl Link {
             Route::Made(_) | Route::Given => uri::Authority::from_static("localhost"),
         };
         Ok(Self {
-            name: name.into(),
+            way: Arc::new(Way { name: name.into(), settings, route }),
             authority,
-            settings,
-            route,
-            current: Mutex::new(None),
-            connecting: tokio::sync::Mutex::new(None),
-            attempts: AtomicU64::new(0),
+            newest: Mutex::default(),
             kind: AtomicU8::new(Kind::Unknown as u8),
         })
     }
 
     /// Connects for the first time, when nobody else has the link.
     pub(crate) async fn open(&self) -> Result<(), ConnectError> {
-        let connection = self.connect().await?;
-        *self.current() = Some(Arc::new(connection));
+        let connection = self.way.connect().await?;
+        self.newest().connection = Some(Arc::new(connection));
         Ok(())
     }
 
     /// Speaks over a connection that exists. With [`Route::Given`] it is the only one.
     pub(crate) async fn begin(&self, io: impl Io + 'static) -> Result<(), ConnectError> {
-        let connection = Connection::over(io, &self.name, &self.settings).await?;
-        *self.current() = Some(Arc::new(connection));
+        let connection = Connection::over(io, &self.way.name, &self.way.settings).await?;
+        self.newest().connection = Some(Arc::new(connection));
         Ok(())
     }
 
     /// How the server is called in errors.
     pub(crate) fn name(&self) -> &Arc<str> {
-        &self.name
+        &self.way.name
     }
 
     pub(crate) fn authority(&self) -> &uri::Authority {
@@ -114,7 +153,7 @@ impl Link {
     }
 
     pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
+        &self.way.settings
     }
 
     /// What kind of server answered last.
@@ -130,38 +169,34 @@ impl Link {
 
     /// The connection, if it is not known to be dead.
     pub(crate) fn alive(&self) -> Option<Arc<Connection>> {
-        self.current().as_ref().filter(|connection| !connection.is_closed()).cloned()
+        self.newest().alive().cloned()
     }
 
     /// The connection; a new one where it is dead. Whoever asks while one is being made waits for that one, and gets the
     /// same error where there is none.
+    ///
+    /// # Cancel safety
+    /// Connecting goes on when the future is dropped or not polled, for as long as there is a link.
     pub(crate) async fn connection(&self) -> Result<Arc<Connection>, Arc<ConnectError>> {
-        if let Some(alive) = self.alive() {
-            return Ok(alive);
-        }
-        let attempts = self.attempts.load(Ordering::Acquire);
-        let mut failed = self.connecting.lock().await;
-        if let Some(alive) = self.alive() {
-            return Ok(alive);
-        }
-        if attempts != self.attempts.load(Ordering::Acquire)
-            && let Some(error) = &*failed
-        {
-            return Err(Arc::clone(error));
-        }
-        let connected = self.connect().await;
-        self.attempts.fetch_add(1, Ordering::Release);
-        match connected {
-            Ok(connection) => {
-                let connection = Arc::new(connection);
-                *self.current() = Some(Arc::clone(&connection));
-                *failed = None;
-                Ok(connection)
+        loop {
+            let mut next = {
+                let mut newest = self.newest();
+                if let Some(alive) = newest.alive() {
+                    return Ok(Arc::clone(alive));
+                }
+                newest.next(&self.way)
+            };
+            let made = next.wait_for(Option::is_some).await.map_or(None, |made| made.clone());
+            let mut newest = self.newest();
+            if newest.next.as_ref().is_some_and(|newest| newest.same_channel(&next)) {
+                newest.next = None;
+                if let Some(Ok(connection)) = &made {
+                    newest.connection = Some(Arc::clone(connection));
+                }
             }
-            Err(error) => {
-                let error = Arc::new(error);
-                *failed = Some(Arc::clone(&error));
-                Err(error)
+            // Else the runtime is gone on which it was to be made, and this is another.
+            if let Some(made) = made {
+                return made;
             }
         }
     }
@@ -169,19 +204,21 @@ impl Link {
     /// Uses `connection` for nothing new: it says nothing, or its server leaves. What is open on it stays. A connection
     /// that the caller made has no other in its place, and is kept.
     pub(crate) fn replace(&self, connection: &Arc<Connection>) {
-        let mut current = self.current();
-        if !matches!(self.route, Route::Given)
-            && current.as_ref().is_some_and(|current| Arc::ptr_eq(current, connection))
+        let mut newest = self.newest();
+        if !matches!(self.way.route, Route::Given)
+            && newest.connection.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, connection))
         {
-            *current = None;
+            newest.connection = None;
         }
     }
 
-    /// Nothing can panic with the lock held.
-    fn current(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Nothing can panic with the lock held and leave it half changed.
+    fn newest(&self) -> MutexGuard<'_, Newest> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
+impl Way {
     async fn connect(&self) -> Result<Connection, ConnectError> {
         let until = Instant::now() + self.settings.connect_timeout;
         let name = &self.name;
@@ -210,6 +247,6 @@ impl Link {
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Link").field("name", &self.way.name).finish_non_exhaustive()
     }
 }

@@ -173,3 +173,27 @@ async fn a_run_that_is_journaled_unasked_is_asked_for_with_heartbeats_too() {
     let heartbeats: Vec<_> = server.requests().iter().map(|request| request.heartbeat).collect();
     assert_eq!(heartbeats, [None, Some(HEARTBEAT)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_stops_reading_while_it_connects_holds_nobody_up() {
+    let (client, server) = serve_again(Client::builder(), |number, request, mut call| async move {
+        if number <= 2 {
+            let _open = call.run();
+            std::future::pending::<()>().await;
+        }
+        rest(&mut call, request.after);
+    })
+    .await;
+    let mut away = client.fetch(journaled()).await.unwrap();
+    let mut here = client.fetch(journaled()).await.unwrap();
+    server.connecting.store(2_000, Ordering::Relaxed);
+    server.cut();
+    // It is connecting by then, and its reader has something else to do.
+    assert!(tokio::time::timeout(SECOND, away.next()).await.is_err());
+    assert_eq!(server.connections.load(Ordering::Relaxed), 2);
+    let (sequences, error) = read(&mut here).await;
+    assert_eq!(sequences, [1, 2, 3, 4], "{error:?}");
+    let (sequences, error) = read(&mut away).await;
+    assert_eq!(sequences, [1, 2, 3, 4], "{error:?}");
+    assert_eq!(server.connections.load(Ordering::Relaxed), 2);
+}

@@ -6,7 +6,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -161,6 +161,8 @@ pub struct Again {
     pub timeouts: Arc<Mutex<Vec<Option<String>>>>,
     /// How often it was connected to.
     pub connections: Arc<AtomicUsize>,
+    /// How many milliseconds it takes to connect.
+    pub connecting: Arc<AtomicU64>,
     servers: Arc<Mutex<JoinSet<()>>>,
 }
 
@@ -189,10 +191,12 @@ where
     let requests = Arc::new(Mutex::new(Vec::new()));
     let timeouts = Arc::new(Mutex::new(Vec::new()));
     let connections = Arc::new(AtomicUsize::new(0));
+    let connecting = Arc::new(AtomicU64::new(0));
     let again = Again {
         requests: Arc::clone(&requests),
         timeouts: Arc::clone(&timeouts),
         connections: Arc::clone(&connections),
+        connecting: Arc::clone(&connecting),
         servers: Arc::clone(&servers),
     };
     let answer = Arc::new(answer);
@@ -214,7 +218,13 @@ where
         connections.fetch_add(1, Ordering::Relaxed);
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         servers.lock().unwrap().spawn(serve_connection(theirs, Arc::clone(&record)));
-        std::future::ready(Ok(ours))
+        let connecting = Duration::from_millis(connecting.load(Ordering::Relaxed));
+        async move {
+            if !connecting.is_zero() {
+                tokio::time::sleep(connecting).await;
+            }
+            Ok(ours)
+        }
     };
     (builder.connect_by("the pipe", connect).await.unwrap(), again)
 }
