@@ -2,7 +2,7 @@
 //!
 //! Owns: the two errors and their texts. Must not know: how each is noticed.
 
-use std::{error::Error, fmt, io, sync::Arc, time::Duration};
+use std::{error::Error, fmt, io, iter::successors, sync::Arc, time::Duration};
 
 use crate::{
     Code, Status,
@@ -190,7 +190,13 @@ impl FetchError {
     /// What happened, without the place and without advice.
     pub(crate) fn what_happened(&self) -> String {
         match self {
-            Self::Break { cause, source: Some(source), .. } => format!("{cause} ({source})"),
+            Self::Break { cause, source: Some(source), .. } => {
+                // hyper says what it was doing, and only the system below it what went wrong.
+                let chain = successors(Some(&**source as &dyn Error), |&error| error.source());
+                let mut said: Vec<_> = chain.map(ToString::to_string).collect();
+                said.dedup();
+                format!("{cause} ({})", said.join(": "))
+            }
             Self::Break { cause, source: None, .. } => cause.to_string(),
             Self::Status { status, .. } => format!("it was cut with {status}"),
             Self::Protocol { violation, .. } => violation.to_string(),

@@ -35,9 +35,11 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Broke { error, attempt, retry_in } => {
-                let position = error.position().map(|position| format!("{position}, "));
-                let (position, cause) = (position.unwrap_or_default(), error.what_happened());
-                write!(f, "{position}broke: {cause}; attempt {attempt} to go on follows in {retry_in:.1?}")
+                match error.position() {
+                    Some(position) => write!(f, "{position}, broke: {}", error.what_happened())?,
+                    None => write!(f, "{error}")?,
+                }
+                write!(f, "; attempt {attempt} to go on follows in {retry_in:.1?}")
             }
             Self::Resumed { position, attempts, away } => {
                 write!(f, "{position}, goes on after {away:.1?} and {attempts} ")?;

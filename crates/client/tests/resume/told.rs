@@ -8,12 +8,12 @@ use std::{
 use bytes::Bytes;
 use h2::Reason;
 use outflow_client::{Client, Code, Fetch, FetchError};
+use outflow_proto::protobuf;
 use tokio::time::Instant;
 
 use super::{
-    SECOND, after_two, between, journaled, read, soon,
-    support::{COMPLETE, OK, map, serve_again},
-    with_status,
+    SECOND, after_two, between, journaled, read, rest, soon,
+    support::{COMPLETE, Call, OK, map, serve_again},
 };
 
 #[tokio::test(start_paused = true)]
@@ -140,20 +140,64 @@ async fn a_batch_goes_on_over_breaks() {
     assert!(batch.iter().map(|response| response.sequence).eq(1..=4));
 }
 
-#[test]
-fn events_read_like_sentences() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    let told = runtime.block_on(async {
-        let (client, _server) = after_two(with_status("14", &[("grpc-message", "draining")])).await;
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let listener = Arc::clone(&told);
-        let fetch = journaled().on_event(move |event| listener.lock().unwrap().push(event.to_string()));
-        read(&mut client.fetch(fetch).await.unwrap()).await;
-        told.lock().unwrap().clone()
-    });
-    let begin = "the stream from the pipe, run r1, after response 2, broke: it was cut with UNAVAILABLE: draining; \
-                 attempt 1 to go on follows in ";
-    assert!(told[0].starts_with(begin), "{told:?}");
-    assert!(told[1].starts_with("the stream from the pipe, run r1, after response 2, goes on after "), "{told:?}");
-    assert!(told[1].ends_with(" and 1 attempt"), "{told:?}");
+/// What is told of a stream that is answered by `answer`.
+async fn told<A>(answer: impl Fn(usize, protobuf::Request, Call) -> A + Send + Sync + 'static) -> Vec<String>
+where
+    A: Future<Output = ()> + Send + 'static,
+{
+    let (client, _server) = serve_again(Client::builder(), answer).await;
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let listener = Arc::clone(&told);
+    let fetch = journaled().on_event(move |event| listener.lock().unwrap().push(event.to_string()));
+    let (sequences, error) = read(&mut soon(client.fetch(fetch)).await.unwrap()).await;
+    assert_eq!(sequences, [1, 2, 3, 4], "{error:?}");
+    let told = told.lock().unwrap();
+    told.clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_read_like_sentences() {
+    let told = told(|number, request, mut call| async move {
+        match number {
+            1 => call.only(&[("grpc-status", "14"), ("grpc-message", "busy")]),
+            2 => {
+                let mut stream = call.run();
+                stream.send_data(between(1, 2), false).unwrap();
+                stream.send_trailers(map(&[("grpc-status", "14"), ("grpc-message", "draining")])).unwrap();
+            }
+            3 => {
+                let mut stream = call.run();
+                stream.send_data(between(3, 3), false).unwrap();
+                tokio::time::sleep(SECOND).await;
+                stream.send_reset(Reason::ENHANCE_YOUR_CALM);
+            }
+            _ => rest(&mut call, request.after),
+        }
+    })
+    .await;
+    let stream = "the stream from the pipe, run r1, ";
+    let expected = [
+        ("the pipe refused the request: UNAVAILABLE: busy; attempt 1 to go on follows in ".to_owned(), "ms"),
+        (format!("{stream}before its first response, goes on after "), " and 1 attempt"),
+        (
+            format!(
+                "{stream}after response 2, broke: it was cut with UNAVAILABLE: draining; attempt 1 to go on follows in "
+            ),
+            "ms",
+        ),
+        (format!("{stream}after response 2, goes on after "), " and 1 attempt"),
+        (
+            format!(
+                "{stream}after response 3, broke: the connection was lost or the stream was reset (error reading a body \
+                 from connection: stream error received: detected excessive load generating behavior); attempt 1 to go on \
+                 follows in "
+            ),
+            "ms",
+        ),
+        (format!("{stream}after response 3, goes on after "), " and 1 attempt"),
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    for (told, (begin, end)) in told.iter().zip(expected) {
+        assert!(told.starts_with(&begin) && told.ends_with(end), "{told:?}, not {begin:?}");
+    }
 }
