@@ -15,10 +15,6 @@ impl Shelf for Kept {
     fn open(&self) -> Arc<dyn Store> {
         self.0.clone()
     }
-
-    fn keeps(&self) -> usize {
-        1
-    }
 }
 
 #[test]

@@ -25,39 +25,42 @@ const KILLS: usize = 25;
 const READERS: u64 = 12;
 const RESPONSES: u64 = 400;
 
-struct Killed {
-    address: SocketAddr,
+/// A server that is killed, on the same data and address.
+pub(crate) struct Killed {
+    pub(crate) address: SocketAddr,
     folder: TempDir,
     child: Child,
 }
 
 impl Killed {
-    fn start() -> Self {
+    /// Starts one with this configuration.
+    pub(crate) fn start(config: &str) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("outflow.toml"), config).unwrap();
         let child = Self::spawn(address, &folder);
         Self { address, folder, child }
     }
 
     fn spawn(address: SocketAddr, folder: &TempDir) -> Child {
-        let data = folder.path().join("data");
-        let listen = address.to_string();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let (listen, data, config) = (address.to_string(), path("data"), path("outflow.toml"));
         let mut command =
-            outflow(&["serve", "--listen", &listen, "--data", data.to_str().unwrap(), "--log", "error"]);
+            outflow(&["serve", "--listen", &listen, "--data", &data, "--config", &config, "--log", "error"]);
         let child = command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap();
         let up = within(Duration::from_secs(10), || std::net::TcpStream::connect(address).ok());
         assert!(up.is_some(), "it is not ready");
         child
     }
 
-    fn kill_and_start(&mut self) {
+    pub(crate) fn kill_and_start(&mut self) {
         // SIGKILL, on every Unix.
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.child = Self::spawn(self.address, &self.folder);
     }
 
-    fn drain_and_start(&mut self) {
+    pub(crate) fn drain_and_start(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         self.child.wait().unwrap();
@@ -153,7 +156,7 @@ fn what_was_seen_survives_any_kill_and_every_reader_gets_all_of_it_once() {
     let seed: u64 = std::env::var("OUTFLOW_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     println!("OUTFLOW_TEST_SEED={seed}");
     let mut chance = StdRng::seed_from_u64(seed);
-    let mut server = Killed::start();
+    let mut server = Killed::start("");
     let address = server.address;
     let is_calm = Arc::new(AtomicBool::new(false));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

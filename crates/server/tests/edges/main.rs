@@ -5,6 +5,7 @@
 mod support;
 
 mod asking;
+mod bounds;
 mod crowd;
 mod ends;
 mod fields;

@@ -1,10 +1,10 @@
 //! Payloads of journaled runs: text or bytes as the source says, split where they are long, and the same from the store.
 
 use bytes::Bytes;
-use outflow::{Limits, PayloadKind, Request as Asked};
+use outflow::{Code as JobCode, JobError, Limits, PayloadKind, Request as Asked};
 use tonic::Code;
 
-use super::asking::{Names as _, again, end, journaled, values};
+use super::asking::{Names as _, Runs, again, end, journaled, values};
 use crate::support::{TestServer, one, planned, wire::Connection};
 
 const NOT_TEXT: &[u8] = b"a\xff\x00b";
@@ -104,5 +104,55 @@ async fn what_is_too_long_is_split_between_characters_into_parts_of_one_job() {
         let half = answer.messages.len() / 2;
         let rest = connection.fetch(&again(&answer.run(), half as u64)).await;
         assert_eq!(rest.messages, answer.messages[half..]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_value_that_is_open_stays_so_where_its_job_fails_or_the_run_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let start = || {
+        let plan = |request: &Asked| {
+            let id = request.id();
+            one(async move |emitter| {
+                emitter.emit("whole").await?;
+                emitter.emit_partial("half").await?;
+                match id {
+                    0 => Err(JobError::new(JobCode::Internal, "failed")),
+                    1 => Ok(()),
+                    _ => std::future::pending().await,
+                }
+            })
+            .repeatable()
+        };
+        TestServer::start(|server| server.default_source("test", planned(plan)).data(data.clone()))
+    };
+    let server = start();
+    let (connection, runs) = (Connection::open(server.address()).await, Runs::of(&server).await);
+    let ends = [("failed", "1"), ("complete", "0"), ("stopped", "0")];
+    let mut seen = Vec::new();
+    for (id, expected) in (0..).zip(ends) {
+        let mut live = connection.begin(&journaled(id)).await;
+        live.response().await;
+        live.response().await;
+        if id == 2 {
+            runs.stop(&live.run()).await.unwrap();
+        }
+        let answer = live.finish().await;
+        assert_eq!(end(&answer), Some(expected));
+        let responses = answer.responses();
+        assert_eq!((&*responses[1].result, responses[1].partial), ("half", true));
+        // Nothing that would close the value: an error is none of its parts.
+        let rest =
+            responses[2..].iter().map(|response| (&*response.result, response.partial, response.error.is_some()));
+        assert!(rest.eq([("", false, true)].into_iter().take(usize::from(id == 0))), "{responses:?}");
+        seen.push(answer);
+    }
+    drop(server);
+    let server = start();
+    let connection = Connection::open(server.address()).await;
+    for answer in seen {
+        let later = connection.fetch(&again(&answer.run(), 0)).await;
+        assert_eq!((later.messages, later.trailers), (answer.messages, answer.trailers));
     }
 }

@@ -24,11 +24,8 @@ use world::World;
 
 /// Where a store is found again.
 pub(crate) trait Shelf: 'static {
-    /// The store as it is now. The one given before is no longer used.
+    /// The store as it is now. The one given before is closed.
     fn open(&self) -> Arc<dyn Store>;
-
-    /// How many references to the store this keeps.
-    fn keeps(&self) -> usize;
 }
 
 /// Lets so many random lives of an engine pass, each with a store of its own. `OUTFLOW_TEST_CASES` says another number.

@@ -27,19 +27,17 @@ impl Taken {
         Arc::new(Self { store: RwLock::new(Some(store)), durability, bytes_max, in_service })
     }
 
-    /// Nothing is read or written from now on, and nothing is under way. `kept` references to the store are others'.
-    pub(crate) fn take_away(&self, kept: usize) {
-        let store = self.store.write().unwrap().take().expect("it is taken away once");
-        let others = Arc::downgrade(&store);
-        drop(store);
-        while others.strong_count() > kept {
-            nap();
-        }
+    /// Nothing is read or written from now on, nothing is under way, and the store is closed.
+    pub(crate) fn take_away(&self) {
+        drop(self.store.write().unwrap().take().expect("it is taken away once"));
     }
 
-    fn there(&self) -> Result<Arc<dyn Store>, StoreError> {
-        let store = self.store.read().unwrap();
-        store.clone().ok_or_else(|| StoreError::Failed("the store was taken away".into()))
+    /// Asks the store, which nobody takes away meanwhile.
+    fn ask<T>(&self, question: impl FnOnce(&dyn Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match &*self.store.read().unwrap() {
+            Some(store) => question(&**store),
+            None => Err(StoreError::Failed("the store was taken away".into())),
+        }
     }
 }
 
@@ -49,41 +47,41 @@ impl Store for Taken {
     }
 
     fn in_service(&self) -> Duration {
-        self.there().map_or(self.in_service, |store| store.in_service().max(self.in_service))
+        self.ask(|store| Ok(store.in_service())).unwrap_or_default().max(self.in_service)
     }
 
     fn commit(&self, batch: &Batch, room: Room) -> Result<(), StoreError> {
         // A disk takes its time, in which the engine goes on, or is killed.
         nap();
-        self.there()?.commit(batch, room)
+        self.ask(|store| store.commit(batch, room))
     }
 
     fn find(&self, run: RunId) -> Result<Option<RunRecord>, StoreError> {
-        self.there()?.find(run)
+        self.ask(|store| store.find(run))
     }
 
     fn bound(&self, key: &Key) -> Result<Option<RunId>, StoreError> {
-        self.there()?.bound(key)
+        self.ask(|store| store.bound(key))
     }
 
     fn read(&self, run: RunId, from: Sequence, bytes_max: usize) -> Result<Vec<Chunk>, StoreError> {
-        self.there()?.read(run, from, bytes_max)
+        self.ask(|store| store.read(run, from, bytes_max))
     }
 
     fn list(&self, filter: &Filter, before: Option<RunId>, max: usize) -> Result<Vec<RunRecord>, StoreError> {
-        self.there()?.list(filter, before, max)
+        self.ask(|store| store.list(filter, before, max))
     }
 
     fn unended(&self) -> Result<Vec<RunRecord>, StoreError> {
-        self.there()?.unended()
+        self.ask(<dyn Store>::unended)
     }
 
     fn ended_first(&self, behind: Option<(Duration, RunId)>, max: usize) -> Result<Vec<RunRecord>, StoreError> {
-        self.there()?.ended_first(behind, max)
+        self.ask(|store| store.ended_first(behind, max))
     }
 
     fn bytes(&self) -> u64 {
-        self.there().map_or(0, |store| store.bytes())
+        self.ask(|store| Ok(store.bytes())).unwrap_or(0)
     }
 
     fn bytes_max(&self) -> u64 {

@@ -476,11 +476,11 @@ impl<S: Shelf> World<S> {
 
     async fn restart(&mut self, how: How, is_next_day: bool) {
         if how == How::Killed {
-            self.store.take_away(self.shelf.keeps());
+            self.store.take_away();
         }
         self.end_engine().await;
         if how == How::Ordered {
-            self.store.take_away(self.shelf.keeps());
+            self.store.take_away();
         }
         self.store = Taken::from(&self.shelf, self.day, if is_next_day { DAY } else { Duration::ZERO });
         if is_next_day {

@@ -17,10 +17,6 @@ impl suite::Shelf for TempDir {
     fn open(&self) -> Arc<dyn Store> {
         open(self.path(), SMALL).unwrap()
     }
-
-    fn keeps(&self) -> usize {
-        0
-    }
 }
 
 #[test]
