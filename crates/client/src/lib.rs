@@ -42,7 +42,7 @@
 //! | nothing was received that is a `grpc-status`: lost, reset, silent for three heartbeats, no trailers | asked for again |
 //! | `UNAVAILABLE` received without an end: the server drains | asked for again, no sooner than it says |
 //! | any other status without an end, such as the caller's own deadline | it is the caller's |
-//! | no headers came | asked for again by key or run, or where nothing was certainly carried out; else it is the caller's |
+//! | no headers came | asked for again by key or run, or where it is certain that nothing was done; else it is the caller's |
 //! | refused, before there was a run | asked for again where it is `UNAVAILABLE` or says when; else it is the caller's |
 //! | a plain request (durability `none`), or a plain server, after its headers | it is the caller's: asked again it might be done twice |
 //! | a response is missing or comes twice, another run comes | it is the caller's, at once: [`Violation`] |

@@ -11,13 +11,13 @@ use std::{
 
 use crate::{Durability, FetchError, Outcome, Position, Response, reading::Reading};
 
-/// The responses to one [`Fetch`], in order.
+/// The responses to one [`Fetch`](crate::Fetch), in order.
 ///
 /// Read it with [`next`](Self::next), with [`next_batch`](Self::next_batch), or as a [`Stream`](futures_core::Stream).
 /// After the end, and after an error, it gives `None` for ever. Responses that were received before an error are given
 /// before it.
 ///
-/// **It resumes by itself**, unless [told not to](Fetch::no_resume): a reader does not notice that the connection was
+/// **It resumes by itself**, unless [told not to](crate::Fetch::no_resume): a reader does not notice that the connection was
 /// lost, the stream reset or cut, the server restarted or gone silent; see the [crate's front page](crate). That takes
 /// place while it is read: a reader that is away resumes nothing.
 ///
