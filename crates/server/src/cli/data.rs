@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
+use indicatif::HumanBytes;
 
 use super::{Exit, log, serve};
 use crate::store::data;
@@ -100,20 +101,19 @@ fn check(directory: &Path) -> Done {
         // Nobody reads on: the exit code still says what was found.
         _ = writeln!(out, "{finding}");
     })?;
-    let (runs, mib) = (checked.runs, checked.bytes.div_ceil(1024 * 1024));
+    let (runs, bytes) = (checked.runs, HumanBytes(checked.bytes));
     let verdict = match found {
         0 => "nothing is damaged".to_owned(),
         1 => "1 finding".to_owned(),
         found => format!("{found} findings"),
     };
-    writeln!(out, "{}: {runs} runs, {mib} MiB of responses: {verdict}", directory.display())?;
+    writeln!(out, "{}: {runs} runs, {bytes}: {verdict}", directory.display())?;
     Ok(if found == 0 { Exit::Done } else { Exit::Failed })
 }
 
 fn compact(directory: &Path) -> Done {
     let (before, after) = data::compact(directory)?;
-    let mib = |bytes: u64| bytes.div_ceil(1024 * 1024);
-    writeln!(io::stdout(), "{}: {} MiB before, {} MiB now", directory.display(), mib(before), mib(after))?;
+    writeln!(io::stdout(), "{}: {} before, {} now", directory.display(), HumanBytes(before), HumanBytes(after))?;
     Ok(Exit::Done)
 }
 

@@ -205,7 +205,12 @@ impl Fetch {
         let mut responses = match asked {
             Ok(responses) => responses,
             Err(why) => {
-                let advice = to.kept().map(|kept| unanswered(kept, &why)).transpose()?.flatten();
+                let advice = match to.kept() {
+                    Some(kept) => unanswered(kept, &why)?,
+                    None => {
+                        self.is_unknown(&why).then(|| "`outflow runs` lists the runs that are kept there".to_owned())
+                    }
+                };
                 return Err(Stopped { why: Box::new(why), advice });
             }
         };
@@ -274,6 +279,11 @@ impl Fetch {
         let server = &self.server;
         let command = Continuation { run, after, last, output: None, format: self.format, limit, server };
         Some(format!("{goes_on}continue with: {command}"))
+    }
+
+    /// Whether there is no run of the name that was given.
+    fn is_unknown(&self, why: &Failed) -> bool {
+        self.run.is_some() && matches!(why, Failed::Open(error) if error.code() == Some(Code::NOT_FOUND))
     }
 
     fn format(&self) -> Format {
