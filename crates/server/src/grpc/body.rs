@@ -33,7 +33,6 @@ const REST_BYTES_MAX: usize = DATA_FRAME_BYTES / 2;
 const HEARTBEAT: &[u8] = &[0; 5];
 
 /// The body of any answer of this server.
-#[expect(clippy::large_enum_variant, reason = "nearly all of them are fetches")]
 pub(crate) enum Body {
     /// A run's responses.
     Fetch(FetchBody),
