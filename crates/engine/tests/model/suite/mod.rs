@@ -7,6 +7,7 @@
 
 mod ops;
 mod patience;
+mod requests;
 mod runs;
 mod shelf;
 mod work;
