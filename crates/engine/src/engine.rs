@@ -170,7 +170,9 @@ impl Engine {
     /// [`Refusal::Draining`] are worth a later attempt, the others are not.
     ///
     /// # Cancel safety
-    /// Dropped before a journaled run's record is durable, the run goes on without a reader, for its linger.
+    /// Dropped before a journaled run's record is durable, the run goes on without a reader, for its linger. A key that
+    /// it was just binding to a shared run is free again, unless its commit is under way. Others with that key wait for
+    /// it, so it has to be polled.
     pub async fn fetch(&self, request: &Request, random: u128) -> Result<Reader, Refusal> {
         if self.draining.is_cancelled() {
             return Err(Refusal::Draining);
