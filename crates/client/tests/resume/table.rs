@@ -53,6 +53,36 @@ async fn a_stream_that_breaks_goes_on_where_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_break_between_the_last_response_and_the_trailers_is_asked_about_and_nothing_comes_twice() {
+    let breaks: [fn(SendStream<Bytes>); 3] = [
+        |mut stream| stream.send_reset(Reason::CANCEL),
+        |mut stream| stream.send_data(Bytes::new(), true).unwrap(),
+        |mut stream| stream.send_trailers(map(&[("grpc-status", "14"), ("outflow-last-sequence", "4")])).unwrap(),
+    ];
+    for end in breaks {
+        let (client, server) = serve_again(Client::builder(), move |number, request, mut call| async move {
+            match number {
+                1 => {
+                    let mut stream = call.run();
+                    stream.send_data(between(1, 4), false).unwrap();
+                    tokio::time::sleep(SECOND).await;
+                    end(stream);
+                }
+                _ => rest(&mut call, request.after),
+            }
+        })
+        .await;
+        let mut responses = soon(client.fetch(journaled())).await.unwrap();
+        let (sequences, error) = read(&mut responses).await;
+        assert_eq!(sequences, [1, 2, 3, 4], "{error:?}");
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(server.requests().iter().map(|request| request.after).collect::<Vec<_>>(), [0, 4]);
+        let expected = Outcome::Ended { end: End::Complete, jobs_failed: 0, last_sequence: 4 };
+        assert_eq!(responses.outcome(), Some(&expected));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_connection_is_made_again_once_for_all_its_streams() {
     let (client, server) = serve_again(Client::builder(), |number, request, mut call| async move {
         if number <= 20 {
