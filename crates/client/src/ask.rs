@@ -1,7 +1,7 @@
 //! One attempt to have a request answered: a connection, the request, the response headers.
 //!
-//! Owns: what can go wrong up to the headers, and whether the request may have been carried out then. Must not know: what
-//! is done about it, what follows the headers.
+//! Owns: what can go wrong up to the headers, and whether the request may have been carried out then; that a plain server
+//! is not asked what it may have carried out already. Must not know: what is done about it, what follows the headers.
 
 use std::{error::Error as _, pin::Pin, sync::Arc, time::Duration};
 
@@ -11,10 +11,11 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    ConnectError,
+    CallError, ConnectError,
     call::{self, FETCH},
     connection::Connection,
-    link::Link,
+    link::{Kind, Link},
+    runs,
 };
 
 /// An attempt that is being made.
@@ -39,6 +40,19 @@ pub(crate) enum NotAnswered {
     },
     /// Nothing was heard for so long.
     Silent { limit: Duration, connection: Arc<Connection> },
+    /// What kind of server it is could not be found out, and so the request was not sent.
+    Unsure(CallError),
+    /// It is a plain server, and so the request was not sent.
+    Plain,
+}
+
+/// Whom a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whom {
+    Anybody,
+    /// Only a server that finds the run by the request's key, and starts none a second time. Where it has not told yet what
+    /// it is, it is asked that first.
+    WhoKnowsKeys,
 }
 
 /// How long an attempt may take.
@@ -51,9 +65,15 @@ pub(crate) struct Times {
 }
 
 /// Begins an attempt to have the request of this frame answered.
-pub(crate) fn ask(link: Arc<Link>, frame: Bytes, times: Times) -> Asking {
+pub(crate) fn ask(link: Arc<Link>, frame: Bytes, whom: Whom, times: Times) -> Asking {
     Box::pin(async move {
         let begun = Instant::now();
+        if whom == Whom::WhoKnowsKeys {
+            match kind_of(&link).await.map_err(NotAnswered::Unsure)? {
+                Kind::Plain => return Err(NotAnswered::Plain),
+                Kind::Outflow | Kind::Unknown => {}
+            }
+        }
         let connection = link.connection().await.map_err(NotAnswered::NoConnection)?;
         // Time that went by while connecting. Not by the microsecond: the caller's round number is sent as it is.
         let waited = Duration::from_millis(begun.elapsed().as_millis() as u64);
@@ -78,6 +98,15 @@ pub(crate) fn ask(link: Arc<Link>, frame: Bytes, times: Times) -> Asking {
             }
         }
     })
+}
+
+/// What kind of server it is, also where it has told nothing yet: one that knows runs knows keys.
+async fn kind_of(link: &Link) -> Result<Kind, CallError> {
+    if link.kind() == Kind::Unknown {
+        let knows_runs = runs::are_known(link).await?;
+        link.is_of(if knows_runs { Kind::Outflow } else { Kind::Plain });
+    }
+    Ok(link.kind())
 }
 
 /// Whether the other side says that it did not act on a request: it refused the stream (RFC 9113 §8.7), or it leaves, and

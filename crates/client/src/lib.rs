@@ -57,8 +57,8 @@
 //! A server of the contract that is no Outflow, such as the tutorial's, sends no `outflow-run-id`. Each of its messages
 //! is a response; this client numbers them, applies the limit by a reset, takes `OK` for a complete end, and never resumes.
 //! What it cannot give of what was asked is in [`Responses::unsupported`]. That a server is a plain one shows in its
-//! headers: one that sends them only with its first response, and breaks before, cannot be told from Outflow the first
-//! time.
+//! headers; where the stream breaks before them, the server is asked whether it knows runs before the request is sent
+//! again, because to a plain one a key means nothing.
 //!
 //! # What it costs
 //! Frames are split where they lie and texts share the buffer that they came in. The windows are large (4 MiB a stream,

@@ -269,6 +269,25 @@ pub(crate) async fn get(link: &Link, run_id: String) -> Result<Run, CallError> {
     run.map(Run::from).ok_or_else(|| violated(link, Violation::NoRun))
 }
 
+/// Whether this server knows runs at all, which a plain one does not. Only what the server itself says is an answer.
+pub(crate) async fn are_known(link: &Link) -> Result<bool, CallError> {
+    let Err(error) = get(link, String::new()).await else { return Ok(true) };
+    match &error {
+        CallError::Refused { status, .. } if matches!(status.code(), Code::NOT_FOUND | Code::INVALID_ARGUMENT) => {
+            Ok(true)
+        }
+        CallError::Refused { status, .. } => {
+            let is_no_answer = status.code() == Code::UNAVAILABLE || status.retry_delay().is_some();
+            if is_no_answer { Err(error) } else { Ok(false) }
+        }
+        CallError::Protocol { violation, .. } => match **violation {
+            Violation::HttpStatus { status } if Code::of_http(status) == Code::UNAVAILABLE => Err(error),
+            _ => Ok(false),
+        },
+        _ => Err(error),
+    }
+}
+
 pub(crate) async fn stop(link: &Link, run_id: String) -> Result<Run, CallError> {
     let StopRunResponse { run } = unary(link, STOP, &StopRunRequest { run_id }).await?;
     run.map(Run::from).ok_or_else(|| violated(link, Violation::NoRun))

@@ -11,8 +11,8 @@ use outflow_proto::protobuf;
 
 use super::{Reading, State, breaks::IsHarmless};
 use crate::{
-    BreakCause, Code, ConnectError, End, FetchError, Outcome, Status, Violation,
-    ask::{Answered, NotAnswered, Times, ask, is_reset},
+    BreakCause, CallError, Code, ConnectError, End, FetchError, Outcome, Status, Violation,
+    ask::{Answered, NotAnswered, Times, Whom, ask, is_reset},
     call,
     fetch::{from_proto, to_proto},
     head::Head,
@@ -41,7 +41,8 @@ impl Reading {
             allowed: self.deadline.as_ref().map(Deadline::left),
             silence: heartbeat.map(|heartbeat| silence_limit(heartbeat).max(HEADERS_SILENCE_MIN)),
         };
-        self.state = State::Asked(ask(Arc::clone(&self.link), call::frame(&self.request), times));
+        let whom = if self.unanswered.is_some() { Whom::WhoKnowsKeys } else { Whom::Anybody };
+        self.state = State::Asked(ask(Arc::clone(&self.link), call::frame(&self.request), whom, times));
     }
 
     fn heartbeat(&self) -> Option<Duration> {
@@ -71,6 +72,17 @@ impl Reading {
                 let error = self.broke(BreakCause::Silent { limit }, None);
                 self.again(error, IsHarmless::Unknown)
             }
+            NotAnswered::Unsure(source) => {
+                if matches!(source, CallError::WaitedTooLong { .. })
+                    && let Some(connection) = self.link.alive()
+                {
+                    self.link.replace(&connection);
+                }
+                let error = self.broke(BreakCause::Lost, Some(Box::new(source)));
+                self.again(error, IsHarmless::Yes)
+            }
+            // It may have been carried out, and would be a second time.
+            NotAnswered::Plain => Err(self.broke(self.unanswered.unwrap_or(BreakCause::Lost), None)),
         }
     }
 
@@ -93,6 +105,7 @@ impl Reading {
         }
         self.check_run(head.run_id.as_deref())?;
         self.link.is_of(if is_plain { Kind::Plain } else { Kind::Outflow });
+        self.unanswered = None;
         let heartbeat = self.heartbeat().filter(|_| !is_plain);
         if is_plain {
             self.numbering = Numbering::new(By::Client, &self.request);

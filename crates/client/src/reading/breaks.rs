@@ -82,6 +82,12 @@ impl Reading {
             self.outcome = Some(Outcome::Limit { last_sequence: self.numbering.last() });
             return Ok(());
         }
+        if self.head.is_none() && self.request.run_id.is_empty() && matches!(is_harmless, IsHarmless::Unknown) {
+            self.unanswered = Some(match &error {
+                FetchError::Break { cause, .. } => *cause,
+                _ => BreakCause::NoStatus,
+            });
+        }
         let outage = self.outage.get_or_insert_with(|| Outage::begin(&self.numbering));
         match outage.next(&self.link.settings().resume, told, rand::random()) {
             Next::Wait(retry_in) => {

@@ -41,6 +41,8 @@ pub(crate) struct Reading {
     /// What to ask for; where to begin and how much is left is put into it each time.
     request: protobuf::Request,
     resumes: bool,
+    /// How the request broke that was not answered and may have been carried out all the same, where it names no run.
+    unanswered: Option<BreakCause>,
     /// The time since the stream broke; it is over when something was received.
     outage: Option<Outage>,
     /// What ended the stream after responses that had to be given first.
@@ -91,6 +93,7 @@ impl Reading {
             head: None,
             request,
             resumes,
+            unanswered: None,
             outage: None,
             failed: None,
             outcome: None,

@@ -71,6 +71,44 @@ async fn a_plain_request_is_never_asked_for_twice_unless_it_was_certainly_not_ca
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_plain_server_that_breaks_before_its_headers_is_not_asked_twice_either() {
+    const UNIMPLEMENTED: u64 = 12;
+    let (client, server) = serve_again(Client::builder(), |_, _, mut call| async move {
+        call.reset(Reason::CANCEL);
+    })
+    .await;
+    server.run_service.store(UNIMPLEMENTED, Ordering::Relaxed);
+    // The first time nobody knows that keys mean nothing to it.
+    for count in 1..=2 {
+        let error = soon(client.fetch(journaled())).await.unwrap_err();
+        let FetchError::Break { position, .. } = &error else { panic!("{error}") };
+        assert_eq!((position.is_resumable(), server.asked()), (false, count), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_could_be_a_plain_server_is_asked_what_it_is_until_it_says_so() {
+    const UNAVAILABLE: u64 = 14;
+    let (client, server) = serve_again(Client::builder(), |number, _, mut call| async move {
+        if number == 1 { call.reset(Reason::CANCEL) } else { rest(&mut call, 0) }
+    })
+    .await;
+    server.run_service.store(UNAVAILABLE, Ordering::Relaxed);
+    let waiting = tokio::time::timeout(20 * SECOND, client.fetch(journaled()));
+    assert!(waiting.await.is_err(), "it is not known yet");
+    assert_eq!(server.asked(), 1);
+
+    let known = async {
+        tokio::time::sleep(20 * SECOND).await;
+        server.run_service.store(5, Ordering::Relaxed);
+    };
+    server.requests.lock().unwrap().clear();
+    let (answered, ()) = soon(async { tokio::join!(client.fetch(journaled()), known) }).await;
+    let (sequences, error) = read(&mut answered.unwrap()).await;
+    assert_eq!((sequences.as_slice(), server.asked()), (&[1, 2, 3, 4][..], 2), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_limit_counts_over_breaks() {
     let (client, server) = serve_again(Client::builder(), |_, request, mut call| async move {
         let mut stream = call.run();

@@ -163,6 +163,9 @@ pub struct Again {
     pub connections: Arc<AtomicUsize>,
     /// How many milliseconds it takes to connect.
     pub connecting: Arc<AtomicU64>,
+    /// The status with which it answers who asks about runs: 5, since it has none of that name; a plain server has no such
+    /// service, and answers 12.
+    pub run_service: Arc<AtomicU64>,
     servers: Arc<Mutex<JoinSet<()>>>,
 }
 
@@ -192,17 +195,24 @@ where
     let timeouts = Arc::new(Mutex::new(Vec::new()));
     let connections = Arc::new(AtomicUsize::new(0));
     let connecting = Arc::new(AtomicU64::new(0));
+    let run_service = Arc::new(AtomicU64::new(5));
     let again = Again {
         requests: Arc::clone(&requests),
         timeouts: Arc::clone(&timeouts),
         connections: Arc::clone(&connections),
         connecting: Arc::clone(&connecting),
+        run_service: Arc::clone(&run_service),
         servers: Arc::clone(&servers),
     };
     let answer = Arc::new(answer);
     let record = Arc::new(move |mut call: Call| {
         let (answer, requests, timeouts) = (Arc::clone(&answer), Arc::clone(&requests), Arc::clone(&timeouts));
+        let run_service = Arc::clone(&run_service);
         async move {
+            if call.request.uri().path() != "/protobuf.StreamService/FetchResponse" {
+                let status = run_service.load(Ordering::Relaxed).to_string();
+                return call.only(&[("grpc-status", &status)]);
+            }
             let request = call.message().await;
             let timeout = call.request.headers().get("grpc-timeout").map(|value| value.to_str().unwrap().to_owned());
             timeouts.lock().unwrap().push(timeout);
