@@ -38,7 +38,8 @@ Examples:
 
 With --linger or --key the server journals the run: it goes on without you, and when you leave it this command says how to
 go on with it. It is read again from any place, also after the server was killed and started again: where the stream breaks
-this command does that by itself, for five minutes, and says so in one line each (--no-resume: it fails instead).
+this command does that by itself, and says so in one line each (--no-resume: it fails instead). When the stream has been
+away for five minutes (--give-up-after) it fails, and says how to go on later.
 
 With --output a file that is half written, because this program, the machine or the network went away, is gone on with
 by the same command: FILE.outflow, which is there as long as FILE is not whole, says which run it is and how far it has
@@ -48,8 +49,8 @@ unless --overwrite says so. In a script, FILE is whole when there is something i
 On a terminal it prints lines as the tutorial's client does; into a pipe or a file only the results, one per line
 (bytes as they are, without line ends); errors go to stderr.
 
-Exit codes: 0 the stream ended or had enough, 1 it failed, 2 usage, 69 no connection, 124 waited too long, 130
-interrupted while the run goes on.")]
+Exit codes: 0 the stream ended or had enough, 1 it failed, or broke and could not be gone on with, 2 usage, 69 no
+connection to begin with, 124 waited too long, 130 interrupted while the run goes on.")]
 pub(super) struct Fetch {
     /// What to ask for, any 32-bit number
     #[arg(allow_negative_numbers = true, required_unless_present = "run", conflicts_with = "run")]
@@ -72,6 +73,9 @@ pub(super) struct Fetch {
     /// Fail when the stream breaks, instead of going on where it was
     #[arg(long)]
     no_resume: bool,
+    /// Fail when the stream broke so long ago and could not be gone on with; else after 5m
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "no_resume")]
+    give_up_after: Option<Duration>,
     /// Read this run instead of starting one
     #[arg(long, value_name = "ID")]
     run: Option<String>,
@@ -186,7 +190,8 @@ impl Fetch {
         // Nobody has to say anything about a run that ends with its reader, unless it was to fill a file: then the signal
         // ends this program.
         let listen = || signal(SignalKind::interrupt()).map_err(Failed::System);
-        let mut interrupt = to.kept().map(|_| listen()).transpose()?;
+        let is_journaled = self.linger.is_some() || self.key.is_some();
+        let mut interrupt = to.listens_early(is_journaled).then(listen).transpose()?;
         if let Some(kept) = to.kept().filter(|kept| kept.is_whole()) {
             // A power cut brought the bookmark back.
             return Ok(kept.complete_well()?);
@@ -197,7 +202,9 @@ impl Fetch {
             let (_, closed) = Printer::new(to.open(run)?, self.format()).finish(Ending::Well);
             return Ok(closed.map_err(Failed::write)?);
         }
-        let request = self.request(to.kept(), &clock)?;
+        // The client library would make one too, but it could not be told.
+        let made = (self.linger.is_some() && self.key.is_none()).then(|| format!("{:032x}", rand::random::<u128>()));
+        let request = self.request(to.kept(), made.as_deref(), &clock)?;
         let asked = tokio::select! {
             asked = self.ask(request, &clock) => asked,
             () = signalled(interrupt.as_mut()) => Err(Failed::Interrupted),
@@ -207,21 +214,22 @@ impl Fetch {
             Err(why) => {
                 let advice = match to.kept() {
                     Some(kept) => unanswered(kept, &why)?,
-                    None => {
-                        self.is_unknown(&why).then(|| "`outflow runs` lists the runs that are kept there".to_owned())
-                    }
+                    None => self.unanswered(&why, made.as_deref()),
                 };
                 return Err(Stopped { why: Box::new(why), advice });
             }
         };
-        if !responses.unsupported().is_empty() {
-            let fields = responses.unsupported().join(", ");
+        // Nobody asked for a key that was made here.
+        let is_asked = |field: &&str| self.key.is_some() || *field != "idempotency_key";
+        let unsupported: Vec<_> = responses.unsupported().iter().copied().filter(is_asked).collect();
+        if !unsupported.is_empty() {
+            let fields = unsupported.join(", ");
             tracing::warn!("this is no Outflow server; it is not told, or does not know: {fields}");
         }
         let position = responses.position();
         // Not before there is something to write: a failed attempt leaves an older file as it was.
         let output = to.open(position.run_id.clone().filter(|_| position.is_resumable()))?;
-        // Not before that: a pipe by name may have to wait for its reader.
+        // Not before that where it is a pipe by name, which may have to wait for its reader.
         if interrupt.is_none() && position.is_resumable() {
             interrupt = Some(listen()?);
         }
@@ -248,7 +256,11 @@ impl Fetch {
     }
 
     async fn ask(&self, request: outflow_client::Fetch, clock: &Clock) -> Result<Responses, Failed> {
-        let client = clock.bound(Client::connect(&self.server), "no connection").await??;
+        let mut builder = Client::builder();
+        if let Some(time) = self.give_up_after {
+            builder = builder.give_up_after(time);
+        }
+        let client = clock.bound(builder.connect(&self.server), "no connection").await??;
         let asked = clock.bound(client.fetch(request), "no answer").await?;
         asked.map_err(|error| clock.own_deadline(&error, None).map_or_else(|| Failed::Open(error), Failed::TooLong))
     }
@@ -281,9 +293,21 @@ impl Fetch {
         Some(format!("{goes_on}continue with: {command}"))
     }
 
-    /// Whether there is no run of the name that was given.
-    fn is_unknown(&self, why: &Failed) -> bool {
-        self.run.is_some() && matches!(why, Failed::Open(error) if error.code() == Some(Code::NOT_FOUND))
+    /// There was no answer: what can be done about it. `made` is the key that the request was given here.
+    fn unanswered(&self, why: &Failed, made: Option<&str>) -> Option<String> {
+        if self.run.is_some() {
+            let is_unknown = matches!(why, Failed::Open(error) if error.code() == Some(Code::NOT_FOUND));
+            return is_unknown.then(|| "`outflow runs` lists the runs that are kept there".to_owned());
+        }
+        let may_have_started = match why {
+            Failed::Open(error) => error.code().is_none_or(|code| code == Code::DEADLINE_EXCEEDED),
+            Failed::Interrupted | Failed::TooLong(_) => true,
+            _ => false,
+        };
+        let with_key = made.map(|key| format!(" with --key {key}")).unwrap_or_default();
+        let is_findable = may_have_started && (made.is_some() || self.key.is_some());
+        is_findable
+            .then(|| format!("whether the run was started is not known; the same command{with_key} goes on with it"))
     }
 
     fn format(&self) -> Format {
@@ -306,12 +330,17 @@ impl Fetch {
     }
 
     /// What is asked for: what the arguments say, or the rest of what a half-written file lacks.
-    fn request(&self, kept: Option<&mut Kept>, clock: &Clock) -> Result<outflow_client::Fetch, KeptError> {
+    fn request(
+        &self,
+        kept: Option<&mut Kept>,
+        made: Option<&str>,
+        clock: &Clock,
+    ) -> Result<outflow_client::Fetch, KeptError> {
         let half = kept.as_ref().and_then(|kept| kept.run()).map(|(run, sequence)| (run.to_owned(), sequence));
         let responses = kept.as_ref().map_or(0, |kept| kept.responses());
         let mut fetch = match (&half, &self.run) {
             (Some((run, _)), _) | (None, Some(run)) => outflow_client::Fetch::run(run),
-            (None, None) => self.anew(kept)?,
+            (None, None) => self.anew(kept, made)?,
         };
         // Where the first of the last so many did not come, they are asked for again.
         match (half, self.last) {
@@ -336,12 +365,15 @@ impl Fetch {
     }
 
     /// A new run, or the one that the key finds.
-    fn anew(&self, kept: Option<&mut Kept>) -> Result<outflow_client::Fetch, KeptError> {
+    fn anew(&self, kept: Option<&mut Kept>, made: Option<&str>) -> Result<outflow_client::Fetch, KeptError> {
         let mut fetch = outflow_client::Fetch::id(self.id.unwrap_or_default());
         if let Some(key) = &self.key {
             fetch = fetch.idempotency_key(key);
-        } else if let Some(kept) = kept.filter(|_| self.linger.is_some()) {
-            fetch = fetch.idempotency_key(kept.key()?);
+        } else if let Some(made) = made {
+            fetch = match kept {
+                Some(kept) => fetch.idempotency_key(kept.key()?),
+                None => fetch.idempotency_key(made),
+            };
         }
         if let Some(source) = &self.source {
             fetch = fetch.source(source);

@@ -414,7 +414,7 @@ fn a_run_that_failed_is_whole_and_its_exit_code_says_that_it_failed() {
 }
 
 /// The address of a way to `server` on which nothing comes back from the first connection.
-fn way_that_answers_from_the_second_on(server: &str) -> String {
+pub(super) fn way_that_answers_from_the_second_on(server: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, server) = (listener.local_addr().unwrap().to_string(), server.to_owned());
     thread::spawn(move || {

@@ -41,6 +41,15 @@ fn read_all(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>>
     })
 }
 
+/// Runs what a person would paste into a shell.
+pub(crate) fn paste(command: &str) -> Output {
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_outflow"));
+    let found = [program.parent().unwrap().to_str().unwrap(), &std::env::var("PATH").unwrap()].join(":");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", command]).env("PATH", found).env_remove("OUTFLOW_SERVER").env_remove("OUTFLOW_LOG");
+    shell.stdin(Stdio::null()).output().unwrap()
+}
+
 /// How `child` ended; it is killed where it does not end in time.
 pub(crate) fn wait(child: &mut Child) -> ExitStatus {
     within(PATIENCE, || child.try_wait().unwrap()).unwrap_or_else(|| {

@@ -9,7 +9,7 @@ use std::{
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::program::{Server, outflow, run, text, wait};
+use super::program::{Server, outflow, paste, run, text, wait};
 
 /// Thirty responses in a second and a half, from one job.
 const ASKED: [&str; 9] =
@@ -154,4 +154,31 @@ fn a_run_that_did_not_survive_is_not_said_to_go_on() {
     assert_eq!(status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("ended with NOT_FOUND: no run is called"), "{stderr}");
     assert!(!stderr.contains("the run goes on"), "{stderr}");
+}
+
+#[test]
+fn who_waited_long_enough_for_the_server_is_told_how_to_go_on_later() {
+    let mut place = Place::new();
+    let mut fetching = place.begin(&["--linger", "10m", "--give-up-after", "1500ms"]);
+    let (mut printed, mut rest) = fetching.lines(3);
+    place.kill();
+    rest.read_to_string(&mut printed).unwrap();
+    let (status, stderr) = fetching.ended();
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    let after = printed.lines().count();
+    for part in [
+        &format!("after response {after}, broke, and "),
+        " attempts to go on within ",
+        "were in vain, the last one because: there is no connection (no connection to ",
+        &format!(" can be read on after response {after}\n"),
+        "the run goes on; continue with: outflow fetch --run ",
+    ] {
+        assert!(stderr.contains(part), "no {part:?} in {stderr}");
+    }
+    place.start_again(&place.path("data"));
+    let (_, command) = stderr.split_once("continue with: ").unwrap();
+    let rest = paste(command);
+    assert!(rest.status.success(), "{rest:?}");
+    printed.push_str(text(&rest.stdout));
+    assert_eq!(printed, place.whole(&stderr));
 }

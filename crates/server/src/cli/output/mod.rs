@@ -37,6 +37,16 @@ impl Destination {
         }
     }
 
+    /// Whether somebody has to hear Ctrl-C before there is an answer: to tidy up a file, or to say how a run is found that
+    /// `goes_on`. Not where opening may have to wait, and only the signal itself ends that.
+    pub(super) fn listens_early(&self, goes_on: bool) -> bool {
+        match self {
+            Self::Stdout => goes_on,
+            Self::Special(_) => false,
+            Self::Kept(_) => true,
+        }
+    }
+
     /// The file, where it is one.
     pub(super) fn kept(&mut self) -> Option<&mut Kept> {
         if let Self::Kept(kept) = self { Some(kept) } else { None }
