@@ -25,6 +25,9 @@ pub(crate) struct Settings {
     pub(crate) journal_bytes: u64,
     /// Bytes of one segment of it. Default 16 MiB.
     pub(crate) segment_bytes: u32,
+    /// Bytes of memory for what is known of the live journal, beside runs that have no end. Default 88 MiB; at this bound, too,
+    /// jobs of journaled runs wait for the archive.
+    pub(crate) index_bytes: usize,
     /// Bytes of all runs, in journal and archive. Default 64 GiB; close to this bound ended runs are deleted, oldest
     /// first.
     pub(crate) bytes_max: u64,
@@ -32,7 +35,7 @@ pub(crate) struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { journal_bytes: 256 << 20, segment_bytes: 16 << 20, bytes_max: 64 << 30 }
+        Self { journal_bytes: 256 << 20, segment_bytes: 16 << 20, index_bytes: 88 << 20, bytes_max: 64 << 30 }
     }
 }
 
@@ -89,6 +92,10 @@ pub(super) struct Shared {
     pub(super) index: Mutex<Index>,
     pub(super) archive: Archive,
     bytes_max: u64,
+    /// Bytes that the index may take, beside what is known of runs that have no end.
+    pub(super) index_bytes: usize,
+    /// How long a commit waits for the archive.
+    pub(super) patience: Duration,
     pub(super) work: Mutex<Work>,
     /// There is work, or the mover has done some.
     pub(super) changed: Condvar,
@@ -124,6 +131,9 @@ impl Embedded {
             index: Mutex::new(index),
             archive,
             bytes_max: settings.bytes_max,
+            // What lies in the newest segment alone cannot be moved, and must not be waited for.
+            index_bytes: settings.index_bytes.max(settings.segment_bytes as usize),
+            patience: if is_threaded { PATIENCE } else { Duration::ZERO },
             work: Mutex::new(Work::new(workers)),
             changed: Condvar::new(),
         });
@@ -186,6 +196,9 @@ impl Store for Embedded {
 
     fn commit(&self, batch: &Batch, room: Room) -> Result<(), StoreError> {
         let shared = &self.shared;
+        if room == Room::Ordinary {
+            shared.await_memory()?;
+        }
         let held = shared.hold(batch)?;
         let last = shared.index.lock().last_of_ended(batch);
         shared.log.commit(

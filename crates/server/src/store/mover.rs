@@ -27,13 +27,26 @@ pub(super) struct Work {
     quiet: Duration,
     /// There is something to do now.
     is_wanted: bool,
+    /// How often something was moved.
+    moved: u64,
+    /// How often that failed, and why it did the last time.
+    failures: u64,
+    failure: String,
     pub(super) is_stopped: bool,
 }
 
 impl Work {
     pub(super) fn new(workers: Workers) -> Self {
         let quiet = if workers == Workers::Threads { QUIET } else { Duration::ZERO };
-        Self { committed: Instant::now(), quiet, is_wanted: false, is_stopped: false }
+        Self {
+            committed: Instant::now(),
+            quiet,
+            is_wanted: false,
+            moved: 0,
+            failures: 0,
+            failure: String::new(),
+            is_stopped: false,
+        }
     }
 
     fn is_quiet(&self) -> bool {
@@ -68,7 +81,49 @@ impl Shared {
     }
 
     fn is_pressed(&self, index: &Index) -> bool {
-        index.segments() * 2 > self.log.segments_max() || self.log.is_short()
+        index.segments() * 2 > self.log.segments_max() || self.log.is_short() || self.is_large(index)
+    }
+
+    /// Whether the index takes so much that what has ended has to leave it.
+    fn is_large(&self, index: &Index) -> bool {
+        index.memory_to_move() * 2 > self.index_bytes
+    }
+
+    /// Waits until the index takes no more than it may: small runs that ended take more of it than of the journal. It is
+    /// called by who commits, who borrows the store: the mover is not stopped meanwhile. No lock is held.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] as soon as the archive refuses, or where it does not take enough in time. Worth another try.
+    pub(super) fn await_memory(&self) -> Result<(), StoreError> {
+        if self.index.lock().memory_to_move() <= self.index_bytes {
+            return Ok(());
+        }
+        let until = Instant::now() + self.patience;
+        let failures = self.work.lock().failures;
+        loop {
+            // Before it is looked: what is moved from now on is another time.
+            let moved = self.work.lock().moved;
+            let bytes = self.index.lock().memory_to_move();
+            if bytes <= self.index_bytes {
+                return Ok(());
+            }
+            self.wake_mover();
+            let mut work = self.work.lock();
+            while work.moved == moved {
+                let why = if work.failures > failures {
+                    work.failure.clone()
+                } else if self.changed.wait_until(&mut work, until).timed_out() && work.moved == moved {
+                    format!("it did not take enough of that within {:?}", self.patience)
+                } else {
+                    continue;
+                };
+                return Err(StoreError::Full(format!(
+                    "what is known of the live journal takes {bytes} bytes of memory and may take {}, and has to wait for the \
+                     archive: {why}; try again",
+                    self.index_bytes,
+                )));
+            }
+        }
     }
 
     /// Moves what has to, until stopped.
@@ -89,12 +144,20 @@ impl Shared {
             };
             if let Err(error) = self.work_off(is_quiet) {
                 tracing::error!("runs cannot be moved to the archive, and stay in the live journal: {error}");
+                self.failed(&error);
                 self.pause(RETRY, Wake::Stopped);
                 self.work.lock().is_wanted |= self.is_wanted();
             } else if is_quiet {
                 self.pause(QUIET, Wake::Wanted);
             }
         }
+    }
+
+    fn failed(&self, error: &StoreError) {
+        let mut work = self.work.lock();
+        work.failures += 1;
+        work.failure = error.to_string();
+        self.changed.notify_all();
     }
 
     fn pause(&self, time: Duration, wake: Wake) {
@@ -112,8 +175,10 @@ impl Shared {
     pub(super) fn work_off(&self, is_quiet: bool) -> Result<(), StoreError> {
         self.delete()?;
         while self.is_pressed(&self.index.lock()) && !self.is_stopped() {
-            let next = |index: &mut Index| index.next_to_move().into_iter().collect();
-            if !self.move_some(next)? && !self.free()? {
+            let is_large = self.is_large(&self.index.lock());
+            let any_ended = is_large && self.move_some(|index| index.next_ended(MOVED_RUNS))?;
+            let any_oldest = self.move_some(|index| index.next_to_move().into_iter().collect())?;
+            if !any_ended && !any_oldest && !self.free()? {
                 break;
             }
             self.free()?;
@@ -167,7 +232,11 @@ impl Shared {
                 Err(_) => index.not_moved(record.id),
             }
         }
-        put.map(|()| true)
+        drop(index);
+        put?;
+        self.work.lock().moved += 1;
+        self.changed.notify_all();
+        Ok(true)
     }
 
     /// Frees the oldest segments that nobody needs; says whether there were any.

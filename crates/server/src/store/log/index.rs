@@ -19,8 +19,6 @@ use super::{
 
 /// Entries that one look-up gives at most: copied under the lock for which the committer waits.
 const ENTRIES_MAX: usize = 4096;
-/// About what a run costs in memory beside what it says of itself: its state, and its places in maps and sets.
-const RUN_BYTES: usize = size_of::<State>() + 3 * size_of::<RunId>() + 64;
 
 /// What is in the live journal.
 #[derive(Default)]
@@ -48,6 +46,9 @@ pub(in super::super) struct Index {
     doomed_bytes: u64,
     /// Bytes that all this takes in memory, about.
     pub(super) memory: usize,
+    /// The part of that which stays whatever moves to the archive: what is known of runs that have no end. There are only so
+    /// many of these.
+    pub(super) staying: usize,
     in_service: Duration,
 }
 
@@ -149,20 +150,6 @@ impl State {
     fn journal_bytes(&self) -> u64 {
         self.record.bytes - self.archived_bytes
     }
-
-    /// What it takes in memory.
-    fn memory(&self) -> usize {
-        let start = &self.record.start;
-        let parameters = start.parameters.memory() + 32;
-        let keys: usize = self.record.keys.iter().map(|key| key.0.len() + 128).sum();
-        RUN_BYTES + size_of::<Start>() + start.source.len() + parameters + keys + self.growing_memory()
-    }
-
-    /// The part of it that grows.
-    pub(super) fn growing_memory(&self) -> usize {
-        let jobs = self.record.jobs.started.capacity() + self.record.jobs.ended.capacity();
-        self.entries.memory() + jobs * size_of::<u32>()
-    }
 }
 
 impl Index {
@@ -207,7 +194,7 @@ impl Index {
             debug_assert!(false, "a record of run {run}, which is not there: {record:?}");
             return;
         };
-        let memory = state.growing_memory();
+        let (frames, jobs) = (state.entries.memory(), state.jobs_memory());
         if let Record::Frames(chunk) = record {
             debug_assert_eq!(chunk.first().get(), state.record.last.get() + 1, "run {run} has no gaps");
             state.entries.push(chunk.first(), place);
@@ -215,11 +202,16 @@ impl Index {
         }
         if let Record::Ended(ended) = record {
             self.ended.insert((ended.in_service, run));
+            self.staying = self.staying.saturating_sub(state.staying());
         }
         state.record.add(record);
         state.dirty = true;
         // What is counted here only grows.
-        self.memory += state.growing_memory() - memory;
+        let jobs = state.jobs_memory() - jobs;
+        self.memory += state.entries.memory() - frames + jobs;
+        if state.record.ended.is_none() {
+            self.staying += jobs;
+        }
         touch(&mut self.live, state, run, place.slot);
     }
 
@@ -241,8 +233,10 @@ impl Index {
         if let Some(state) = self.runs.get_mut(&run) {
             self.keys.insert(key.clone(), run);
             if !state.record.keys.contains(&key) {
-                self.memory += key.0.len() + 128;
+                let before = (state.own_memory(), state.staying());
                 state.record.keys.push(key);
+                self.memory += state.own_memory() - before.0;
+                self.staying += state.staying() - before.1;
             }
             state.dirty = true;
         }
@@ -266,6 +260,7 @@ impl Index {
     /// Adds a run as it is known.
     pub(super) fn insert(&mut self, run: RunId, state: State) {
         self.memory += state.memory();
+        self.staying += state.staying();
         self.bytes += state.journal_bytes();
         if let Some(ended) = &state.record.ended {
             self.ended.insert((ended.in_service, run));
@@ -282,6 +277,7 @@ impl Index {
             self.ended.remove(&(ended.in_service, run));
         }
         self.memory = self.memory.saturating_sub(state.memory());
+        self.staying = self.staying.saturating_sub(state.staying());
         self.bytes -= state.journal_bytes();
         Some(state)
     }
@@ -464,6 +460,7 @@ impl Index {
     pub(super) fn end(&mut self, run: RunId, ended: Ended) {
         if let Some(state) = self.runs.get_mut(&run) {
             self.ended.insert((ended.in_service, run));
+            self.staying = self.staying.saturating_sub(state.staying());
             state.record.ended = Some(ended);
             state.dirty = true;
         }
@@ -482,10 +479,13 @@ impl Index {
             self.remove(run);
         }
         self.memory = self.runs.values().map(|state| state.memory()).sum();
+        self.staying = self.runs.values().map(|state| state.staying()).sum();
     }
 }
 
-fn touch(live: &mut VecDeque<Live>, state: &mut State, run: RunId, slot: u32) {
+/// Notes that a segment holds something of a run.
+#[inline]
+pub(super) fn touch(live: &mut VecDeque<Live>, state: &mut State, run: RunId, slot: u32) {
     let live = live.iter_mut().rev().find(|live| live.segment.slot == slot);
     if let Some(live) = live.filter(|live| live.segment.number != state.touched) {
         state.touched = live.segment.number;

@@ -115,9 +115,9 @@ impl Index {
             // Deleted meanwhile: now the archive has something of it, too.
             return self.is_doomed(record.id, record.bytes);
         };
-        let memory = state.growing_memory();
+        let memory = state.entries.memory();
         state.entries.trim(record.last, state.record.last);
-        self.memory = self.memory.saturating_sub(memory.saturating_sub(state.growing_memory()));
+        self.memory = self.memory.saturating_sub(memory.saturating_sub(state.entries.memory()));
         self.bytes -= record.bytes - state.archived_bytes;
         state.archived = Some(record.last);
         state.archived_bytes = record.bytes;

@@ -22,7 +22,8 @@ use super::{
 };
 
 /// A journal so small that it is soon used again.
-const TINY: Settings = Settings { journal_bytes: 5 * 32 * 1024, segment_bytes: 32 * 1024, bytes_max: 1 << 30 };
+const TINY: Settings =
+    Settings { journal_bytes: 5 * 32 * 1024, segment_bytes: 32 * 1024, index_bytes: 96 << 20, bytes_max: 1 << 30 };
 
 fn seed() -> u64 {
     let seed = std::env::var("OUTFLOW_SEED").ok().and_then(|seed| seed.parse().ok());

@@ -6,6 +6,7 @@ mod damage;
 mod disk;
 mod fixture;
 mod load;
+mod memory;
 mod model;
 
 use std::{
@@ -25,7 +26,8 @@ use tempfile::TempDir;
 use super::{Settings, open};
 
 /// Segments so small that runs move to the archive while the test goes on.
-const SMALL: Settings = Settings { journal_bytes: 8 * 64 * 1024, segment_bytes: 64 * 1024, bytes_max: 1 << 30 };
+const SMALL: Settings =
+    Settings { journal_bytes: 8 * 64 * 1024, segment_bytes: 64 * 1024, index_bytes: 96 << 20, bytes_max: 1 << 30 };
 
 fn id(n: u64) -> RunId {
     RunId::journaled(Timestamp::from_millis(n), u128::from(n) << 64 | 7)

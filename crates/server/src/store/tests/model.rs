@@ -11,7 +11,8 @@ use tempfile::TempDir;
 use super::{super::Settings, open};
 
 /// Segments so small that runs move to the archive while they are under way.
-const SMALL: Settings = Settings { journal_bytes: 8 * 128 * 1024, segment_bytes: 128 * 1024, bytes_max: 1 << 30 };
+const SMALL: Settings =
+    Settings { journal_bytes: 8 * 128 * 1024, segment_bytes: 128 * 1024, index_bytes: 96 << 20, bytes_max: 1 << 30 };
 
 impl suite::Shelf for TempDir {
     fn open(&self) -> Arc<dyn Store> {

@@ -1,0 +1,82 @@
+//! That what the store knows of its live journal takes no more memory than it may, whatever the runs are and whatever becomes
+//! of the archive.
+
+use std::{io, sync::Arc, time::Duration};
+
+use outflow_engine::{Batch, Filter, Record, Room, Store as _, StoreError};
+
+use super::{
+    super::{
+        archive::Archive,
+        embedded::{Embedded, Settings, Workers},
+    },
+    disk::{Disk, Failure},
+    ended, id, start,
+};
+
+const SETTINGS: Settings =
+    Settings { journal_bytes: 64 << 20, segment_bytes: 64 * 1024, index_bytes: 500_000, bytes_max: 1 << 30 };
+
+/// A store whose archive lies on a disk of its own.
+fn open(archive: &Disk, workers: Workers) -> Embedded {
+    let disk = Disk::default();
+    let archive = |name: &str| {
+        disk.backing(name).unwrap();
+        Archive::open_on(name.to_owned(), archive.backing(name).unwrap())
+    };
+    Embedded::open(Arc::new(disk.clone()), archive, SETTINGS, workers).unwrap()
+}
+
+/// A hundred runs that begin and end.
+fn small_runs(n: u64) -> Batch {
+    Batch {
+        in_service: Duration::from_secs(n),
+        records: (n * 100..n * 100 + 100).flat_map(|n| [(id(n), start(&[])), (id(n), ended(n))]).collect(),
+    }
+}
+
+#[test]
+fn small_runs_that_ended_wait_for_the_archive_before_the_index_grows_beyond_its_bound() {
+    let store = open(&Disk::default(), Workers::Caller);
+    let mut refused = 0;
+    for n in 1..60 {
+        if let Err(error) = store.commit(&small_runs(n), Room::Ordinary) {
+            assert!(matches!(&error, StoreError::Full(said) if said.contains("memory")), "{error}");
+            refused += 1;
+            // Ends and deletions are not refused.
+            store.commit(&Batch { in_service: Duration::from_secs(n), records: vec![] }, Room::Reserve).unwrap();
+            store.shared().work_off(false).unwrap();
+            store.commit(&small_runs(n), Room::Ordinary).unwrap();
+        }
+        let bytes = store.shared().index.lock().memory();
+        assert!(bytes < 600_000, "{bytes} bytes");
+    }
+    assert!(refused > 2, "{refused}");
+    assert_eq!(store.list(&Filter::default(), None, 10_000).unwrap().len(), 5_900);
+    // Runs without an end cannot be moved away, and nobody waits for that.
+    for n in 100..200 {
+        let records = (n * 100..n * 100 + 100).map(|n| (id(n), start(&[]))).collect();
+        store.commit(&Batch { in_service: Duration::from_secs(n), records }, Room::Ordinary).unwrap();
+        store.shared().work_off(false).unwrap();
+    }
+    assert!(store.shared().index.lock().memory() > 1_000_000);
+}
+
+#[test]
+fn an_archive_that_fails_is_told_where_memory_waits_for_it_and_is_used_again() {
+    let archive = Disk::default();
+    let store = open(&archive, Workers::Threads);
+    archive.fail(Failure { after: 0, times: usize::MAX, kind: io::ErrorKind::Other });
+    let refused = (1..100).find_map(|n| Some((n, store.commit(&small_runs(n), Room::Ordinary).err()?)));
+    let (n, error) = refused.expect("that is too much");
+    let StoreError::Full(said) = &error else { panic!("{error}") };
+    assert!(said.contains("memory") && said.contains("archive.redb failed"), "{said}");
+    assert!(store.shared().index.lock().memory() < 600_000);
+    let end = Batch { in_service: Duration::from_secs(n), records: vec![(id(100), Record::Deleted)] };
+    store.commit(&end, Room::Reserve).unwrap();
+    assert!(archive.heal(), "it failed all the time");
+    // Who committed tries again, and the mover does so by itself.
+    let again = (0..10).find(|_| store.commit(&small_runs(n), Room::Ordinary).is_ok());
+    assert!(again.is_some(), "the archive is used again");
+    assert_eq!(store.list(&Filter::default(), None, 10_000).unwrap().len() as u64, n * 100 - 1);
+}
