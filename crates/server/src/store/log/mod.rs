@@ -4,6 +4,7 @@
 mod body;
 mod entries;
 mod index;
+mod look;
 mod memory;
 mod moving;
 mod read;

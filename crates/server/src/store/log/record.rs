@@ -162,14 +162,26 @@ impl Head {
         if head[35] != 0 || u32_at(head, 0) != crc32c::crc32c_append(salt.at(offset), &head[4..]) {
             return None;
         }
-        Some(Self {
+        Some(Self::parse(kind, head))
+    }
+
+    /// The head that stands at the beginning of `bytes`, whose checksum is known to be right.
+    #[inline]
+    pub(super) fn checked(bytes: &[u8]) -> Option<Self> {
+        let head = bytes.first_chunk::<HEAD_BYTES>()?;
+        Some(Self::parse(Kind::from_number(head[12])?, head))
+    }
+
+    #[inline]
+    fn parse(kind: Kind, head: &[u8; HEAD_BYTES]) -> Self {
+        Self {
             kind,
             length: u32_at(head, 4),
             body_crc: u32_at(head, 8),
             run: head[13..35].try_into().expect("22 bytes"),
             first: u64_at(head, 36),
             count: u32_at(head, 44),
-        })
+        }
     }
 
     pub(super) fn run(&self) -> RunId {

@@ -1,10 +1,9 @@
-//! Opening the live journal: its records, in their order, over what the archive has. It owns what is a torn tail and what
-//! is damage.
+//! Opening the live journal: its records, in their order, over what the archive has. It owns what damage costs.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ops::Range,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, atomic::Ordering, mpsc},
     time::Duration,
 };
 
@@ -13,8 +12,9 @@ use outflow_engine::{End, Ended, JobIndex, Record, RunId, RunRecord, Sequence, S
 use super::{
     super::files::Files,
     Log, Place, body,
-    index::{Index, State},
-    record::{BATCH_BYTES, BatchHead, DirectoryId, HEAD_BYTES, HEADER_BYTES, Head, Kind, find_batch, find_head},
+    index::{Index, State, touch},
+    look::{Looked, Stretch, look},
+    record::{BATCH_BYTES, BatchHead, DirectoryId, HEAD_BYTES, HEADER_BYTES, Head, Kind, find_head},
     ring::{self, Found, Ring, Segment, Size, store_error},
     scan::{Finding, Link, Scanned, scan},
 };
@@ -59,12 +59,7 @@ pub(in super::super) fn open(
     for record in base.unended()? {
         replay.index.insert(record.id, State::archived(record));
     }
-    for Link { segment, sealed, is_behind_gap } in std::mem::take(&mut scanned.chain) {
-        if is_behind_gap {
-            replay.lose_track()?;
-        }
-        replay.segment(&Arc::new(segment), sealed)?;
-    }
+    replay.chain(&std::mem::take(&mut scanned.chain))?;
     if scanned.is_end_lost {
         replay.lose_track()?;
     }
@@ -119,37 +114,50 @@ enum Trust {
 }
 
 impl Replay<'_> {
-    /// All batches of a segment, up to where it was sealed. What follows the last one is no damage where that is not known.
-    fn segment(&mut self, segment: &Arc<Segment>, sealed: Option<u32>) -> Result<(), StoreError> {
+    /// All segments: one is read and checked, on a thread of its own, while the one before it is replayed.
+    fn chain(&mut self, chain: &[Link]) -> Result<(), StoreError> {
+        std::thread::scope(|scope| {
+            let (ahead, looked) = mpsc::sync_channel(1);
+            let look_ahead = move || {
+                // Who does not replay any more has an error to tell.
+                chain.iter().all(|Link { segment, sealed, .. }| ahead.send(look(segment, *sealed)).is_ok())
+            };
+            let thread = std::thread::Builder::new().name("outflow-opening".into());
+            let spawned = thread.spawn_scoped(scope, look_ahead);
+            spawned.map_err(|error| StoreError::Failed(format!("cannot start a thread: {error}")))?;
+            for Link { segment, sealed, is_behind_gap } in chain {
+                let looked = looked.recv().expect("each segment is looked at")?;
+                if *is_behind_gap {
+                    self.lose_track()?;
+                }
+                self.segment(segment, *sealed, looked)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// All that is in a segment.
+    fn segment(&mut self, segment: &Arc<Segment>, sealed: Option<u32>, looked: Looked) -> Result<(), StoreError> {
         self.index.begin(std::slice::from_ref(segment));
-        let limit = sealed.unwrap_or(segment.bytes).min(segment.bytes);
-        let mut bytes = vec![0; limit.saturating_sub(HEADER_BYTES) as usize];
-        segment.file.read_at(&mut bytes, u64::from(HEADER_BYTES)).map_err(|error| {
-            store_error(&error, || format!("reading {segment:?} of the live journal failed: {error}"))
-        })?;
-        let bytes = Arc::new(bytes);
-        let mut at = 0;
-        while at < bytes.len() {
-            if let Some((head, end)) = whole_batch(segment, &bytes, at) {
-                let records = at + BATCH_BYTES..end;
-                self.batch(&head, Part { segment: segment.clone(), bytes: bytes.clone(), records }, end)?;
-                at = end;
-                continue;
+        let Looked { bytes, stretches } = looked;
+        for stretch in stretches {
+            match stretch {
+                Stretch::Batch(head, Range { start, end }) => {
+                    let records = start + BATCH_BYTES..end;
+                    self.batch(&head, Part { segment: segment.clone(), bytes: bytes.clone(), records }, end)?;
+                }
+                Stretch::Damaged(stretch) => {
+                    let end = stretch.end;
+                    self.damage(segment, &bytes, stretch)?;
+                    self.tail = (segment.number, HEADER_BYTES + end as u32);
+                }
             }
-            // A batch is begun when the one before it is durable: with another one behind it, this one was.
-            let next = find_batch(&bytes, at + 1, segment.salt, HEADER_BYTES);
-            if next.is_none() && sealed.is_none() {
-                break;
-            }
-            let end = next.unwrap_or(bytes.len());
-            self.damage(segment, &bytes, at..end)?;
-            self.tail = (segment.number, HEADER_BYTES + end as u32);
-            at = end;
         }
-        if let Some(sealed) = sealed.filter(|sealed| *sealed > limit) {
-            self.found(segment, None, &format!("it ends at {limit}, and what lay up to {sealed} is lost"));
+        if let Some(sealed) = sealed.filter(|sealed| *sealed > segment.bytes) {
+            let end = segment.bytes;
+            self.found(segment, None, &format!("it ends at {end}, and what lay up to {sealed} is lost"));
             self.lose_track()?;
-            self.tail = (segment.number, limit);
+            self.tail = (segment.number, end);
         }
         Ok(())
     }
@@ -229,7 +237,10 @@ impl Replay<'_> {
         let mut at = records.start;
         while at < bytes.len() {
             let offset = HEADER_BYTES + at as u32;
-            let head = Head::decode(&bytes[at..], segment.salt, offset);
+            let head = match trust {
+                Trust::Checked => Head::checked(&bytes[at..]),
+                Trust::Unchecked => Head::decode(&bytes[at..], segment.salt, offset),
+            };
             let Some(head) = head.filter(|head| at + head.record_bytes() <= bytes.len()) else {
                 let next = find_head(bytes, at + 1, segment.salt, HEADER_BYTES).unwrap_or(bytes.len());
                 let to = HEADER_BYTES as usize + next;
@@ -287,10 +298,11 @@ impl Replay<'_> {
     /// Frames of a run, at a place, or lost.
     fn frames(&mut self, segment: &Arc<Segment>, head: &Head, place: Option<Place>) -> Result<(), StoreError> {
         let run = head.run();
-        if !self.must_know(segment, run)? {
+        if !self.index.runs.contains_key(&run) && !self.must_know(segment, run)? {
             return Ok(());
         }
-        let state = self.index.state(run).expect("the run is known");
+        let Index { runs, live, bytes, .. } = &mut self.index;
+        let state = runs.get_mut(&run).expect("the run is known");
         let last = Sequence::new(head.first + u64::from(head.count) - 1);
         let expected = state.record.last.get() + 1;
         if last.get() < expected {
@@ -307,12 +319,12 @@ impl Replay<'_> {
             Some(place) => {
                 state.entries.push(Sequence::new(head.first), place);
                 state.record.bytes += u64::from(head.length);
-                self.index.bytes += u64::from(head.length);
+                *bytes += u64::from(head.length);
             }
             None if !missing => state.entries.push_lost(Sequence::new(head.first)),
             None => {}
         }
-        self.index.touch(run, segment.slot);
+        touch(live, state, run, segment.slot);
         if missing {
             self.found(segment, Some(run), &format!("its responses {expected} to {} are lost", head.first - 1));
         }
@@ -477,22 +489,4 @@ fn told(
         ended: state.record.jobs.ended.iter().copied().collect(),
     });
     !insert(seen)
-}
-
-/// The batch at `at`, and where it ends; `None` where anything of it is not what was written.
-fn whole_batch(segment: &Segment, bytes: &[u8], at: usize) -> Option<(BatchHead, usize)> {
-    let head = BatchHead::decode(&bytes[at..], segment.salt, HEADER_BYTES + at as u32)?;
-    let mut record = at + BATCH_BYTES;
-    let end = record.checked_add(usize::try_from(head.bytes).ok()?)?;
-    let bytes = bytes.get(..end)?;
-    while record < end {
-        let offset = HEADER_BYTES + record as u32;
-        let head = Head::decode(&bytes[record..], segment.salt, offset)?;
-        let body = bytes.get(record + HEAD_BYTES..record + head.record_bytes())?;
-        if head.body_crc != segment.salt.body(offset, body) {
-            return None;
-        }
-        record += head.record_bytes();
-    }
-    Some((head, end))
 }

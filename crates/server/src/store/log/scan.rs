@@ -59,7 +59,7 @@ pub(super) struct Scanned {
 
 /// A segment that counts.
 pub(super) struct Link {
-    pub(super) segment: Segment,
+    pub(super) segment: Arc<Segment>,
     /// Where it was sealed, as the next one says: behind that nothing ever happened.
     pub(super) sealed: Option<u32>,
     /// Whether the one before it is missing.
@@ -243,7 +243,7 @@ impl Scan {
         }
         while let Some((number, sealed)) = next.filter(|(number, _)| *number >= self.scanned.oldest) {
             next = if let Some(Used { segment, first }) = self.used.remove(&number) {
-                self.scanned.chain.push(Link { segment, sealed, is_behind_gap: false });
+                self.scanned.chain.push(Link { segment: Arc::new(segment), sealed, is_behind_gap: false });
                 (first.previous > 0).then_some((first.previous, Some(first.sealed)))
             } else {
                 if let Some(newer) = self.scanned.chain.last_mut() {

@@ -4,6 +4,7 @@ mod aftermath;
 mod crashes;
 mod damage;
 mod disk;
+mod figures;
 mod fixture;
 mod load;
 mod memory;
