@@ -182,6 +182,7 @@ impl Log {
                     target.segment,
                     self.ring.place(),
                 );
+                drop(target);
                 self.ring.discard(taken);
                 return Err(store_error(&error, || message));
             }
@@ -192,6 +193,7 @@ impl Log {
         }
         writer.tail = end;
         writer.current = current;
+        self.ring.is_told(oldest);
         is_durable(&taken, &writer.places);
         Ok(())
     }

@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{
     super::files::{File, Files},
-    record::{DirectoryId, HEADER_BYTES, Header, Salt},
+    record::{DirectoryId, Header, Salt},
 };
 
 /// A segment file's name is this, its slot, and [`SUFFIX`].
@@ -115,6 +115,8 @@ struct State {
     next_number: u64,
     /// The oldest segment that still counts.
     oldest: u64,
+    /// The oldest that counts as a durable header or batch says.
+    told: u64,
     /// How many segments a waiting commit needs prepared.
     wanted: usize,
     /// How often preparing failed, and the last reason.
@@ -140,6 +142,8 @@ pub(super) struct Found {
 enum Task {
     Create(u32),
     Recycle(Segment),
+    /// A ready one is to say which segments count by now.
+    Tell(Segment),
     Remove(Segment),
 }
 
@@ -154,6 +158,7 @@ impl Ring {
             slots,
             next_number,
             oldest,
+            told: oldest,
             wanted: READY,
             failures: 0,
             failure: String::new(),
@@ -207,10 +212,17 @@ impl Ring {
         }
     }
 
-    /// Takes back segments that hold nothing that was committed.
-    pub(super) fn discard(&self, segments: impl IntoIterator<Item = Arc<Segment>>) {
-        self.state.lock().free.extend(segments);
+    /// Takes back the segments of a commit that failed, in their order. The last is the first to lose what was written
+    /// there: a part of a batch whose earlier parts are gone would look as if these had been lost.
+    pub(super) fn discard(&self, segments: Vec<Arc<Segment>>) {
+        self.state.lock().free.extend(segments.into_iter().rev());
         self.changed.notify_all();
+    }
+
+    /// Notes that a durable batch says which segment is the oldest that counts.
+    pub(super) fn is_told(&self, oldest: u64) {
+        let mut state = self.state.lock();
+        state.told = state.told.max(oldest);
     }
 
     /// Whether a commit needs more segments than may be prepared.
@@ -338,80 +350,98 @@ impl Ring {
                 state.next_number += 1;
                 (task, number, state.oldest)
             };
-            let bytes = self.size.segment_bytes;
-            let header = Header { directory: self.directory, bytes, number, oldest }.encode();
-            let (slot, done) = match task {
-                Task::Create(slot) => (slot, self.create(slot, &header)),
-                Task::Recycle(segment) => (segment.slot, recycle(segment, &header)),
-                Task::Remove(segment) => {
-                    let (slot, name) = (segment.slot, name(segment.slot));
-                    drop(segment);
-                    // The name has to be gone for good before a new file has it.
-                    let removed = self.files.remove(&name).and_then(|()| self.files.sync_directory());
-                    self.state.lock().slots.remove(&slot);
-                    removed?;
-                    continue;
+            match task {
+                Task::Create(slot) => return self.create(slot, number, oldest).map(|()| true),
+                Task::Recycle(segment) => return self.head(segment, number, oldest).map(|()| true),
+                Task::Tell(segment) => {
+                    let number = segment.number;
+                    self.head(segment, number, oldest)?;
                 }
-            };
-            let mut state = self.state.lock();
-            match done {
-                Ok(file) => {
-                    state.ready.push_back(Segment {
-                        number,
-                        slot,
-                        bytes: self.size.segment_bytes,
-                        salt: Salt::new(&self.directory, number),
-                        file,
-                        failed: AtomicBool::new(false),
-                        damaged: AtomicBool::new(false),
-                    });
-                    self.changed.notify_all();
-                    return Ok(true);
-                }
-                Err(error) => {
-                    // What is left of it is nobody's; where it cannot be removed it is made anew over it.
-                    _ = self.files.remove(&name(slot));
-                    state.slots.remove(&slot);
-                    return Err(error);
-                }
+                Task::Remove(segment) => self.remove(segment)?,
             }
         }
     }
 
     /// What is to be done for one more segment.
     fn task(&self, state: &mut State) -> Option<Task> {
-        let unread = state.free.iter().position(|segment| Arc::strong_count(segment) == 1);
-        if let Some(segment) = unread.and_then(|at| state.free.remove(at)) {
-            let segment = Arc::into_inner(segment).expect("nobody else can reach a freed segment");
+        let is_usable = |segment: &Segment| {
             let is_sound = !segment.failed.load(Ordering::Relaxed) && !segment.damaged.load(Ordering::Relaxed);
-            let usable = is_sound && segment.bytes == self.size.segment_bytes;
-            return Some(if usable { Task::Recycle(segment) } else { Task::Remove(segment) });
+            is_sound && segment.bytes == self.size.segment_bytes
+        };
+        // One that counted is missed until it is told that it does no more; a new header tells that by itself.
+        let (oldest, told) = (state.oldest, state.told);
+        let may_go = |segment: &Segment| is_usable(segment) || segment.number >= oldest || segment.number < told;
+        let is_unread = |segment: &Arc<Segment>| Arc::strong_count(segment) == 1;
+        let next = state.free.iter().position(|segment| is_unread(segment) && may_go(segment));
+        if let Some(segment) = next.and_then(|at| state.free.remove(at)) {
+            let segment = Arc::into_inner(segment).expect("nobody else can reach a freed segment");
+            return Some(if is_usable(&segment) { Task::Recycle(segment) } else { Task::Remove(segment) });
         }
-        if state.slots.len() >= self.size.segments_max {
-            return None;
+        if state.slots.len() < self.size.segments_max {
+            let slot =
+                (0..=u32::MAX).find(|slot| !state.slots.contains(slot)).expect("there are more slots than segments");
+            state.slots.insert(slot);
+            return Some(Task::Create(slot));
         }
-        let slot =
-            (0..=u32::MAX).find(|slot| !state.slots.contains(slot)).expect("there are more slots than segments");
-        state.slots.insert(slot);
-        Some(Task::Create(slot))
+        state.free.iter().any(is_unread).then(|| state.ready.pop_back().map(Task::Tell)).flatten()
     }
 
-    fn create(&self, slot: u32, header: &[u8; HEADER_BYTES as usize]) -> io::Result<Arc<dyn File>> {
-        let file = self.files.create(&name(slot), u64::from(self.size.segment_bytes))?;
-        // The zeros first: a header vouches for the length of the file that it stands in.
-        file.sync()?;
-        file.write_at(header, 0)?;
-        file.sync()?;
-        self.files.sync_directory()?;
-        Ok(file)
+    fn create(&self, slot: u32, number: u64, oldest: u64) -> io::Result<()> {
+        let bytes = self.size.segment_bytes;
+        let created = self.files.create(&name(slot), u64::from(bytes)).and_then(|file| {
+            // The zeros first: a header vouches for the length of the file that it stands in.
+            file.sync()?;
+            self.files.sync_directory()?;
+            Ok(file)
+        });
+        let file = created.inspect_err(|_| {
+            // What is left of it is nobody's; where it cannot be removed it is made anew over it.
+            _ = self.files.remove(&name(slot));
+            self.state.lock().slots.remove(&slot);
+        })?;
+        let segment = Segment {
+            number,
+            slot,
+            bytes,
+            salt: Salt::new(&self.directory, number),
+            file,
+            failed: AtomicBool::new(false),
+            damaged: AtomicBool::new(false),
+        };
+        self.head(segment, number, oldest)
     }
-}
 
-/// A freed file under a new number: what is still written in it is valid under none.
-fn recycle(segment: Segment, header: &[u8; HEADER_BYTES as usize]) -> io::Result<Arc<dyn File>> {
-    segment.file.write_at(header, 0)?;
-    segment.file.sync()?;
-    Ok(segment.file)
+    /// Makes a segment ready under a number: what is still written in it is valid under none.
+    fn head(&self, segment: Segment, number: u64, oldest: u64) -> io::Result<()> {
+        let header = Header { directory: self.directory, bytes: segment.bytes, number, oldest }.encode();
+        let headed = segment.file.write_at(&header, 0).and_then(|()| segment.file.sync());
+        let mut state = self.state.lock();
+        if headed.is_ok() {
+            state.told = state.told.max(oldest);
+            state.ready.push_back(Segment { number, salt: Salt::new(&self.directory, number), ..segment });
+            self.changed.notify_all();
+        } else {
+            // It is to be removed before anything else is done: what it held may be there still.
+            segment.failed.store(true, Ordering::Relaxed);
+            state.free.push_front(Arc::new(segment));
+        }
+        headed
+    }
+
+    /// Takes a file away, for good: a new one may have its name then.
+    fn remove(&self, segment: Segment) -> io::Result<()> {
+        let removed = match self.files.remove(&name(segment.slot)) {
+            // An attempt before this one could not be made durable.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.files.sync_directory(),
+            removed => removed.and_then(|()| self.files.sync_directory()),
+        };
+        let mut state = self.state.lock();
+        match removed {
+            Ok(()) => _ = state.slots.remove(&segment.slot),
+            Err(_) => state.free.push_front(Arc::new(segment)),
+        }
+        removed
+    }
 }
 
 /// What went wrong, as a store says it.

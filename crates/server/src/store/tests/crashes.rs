@@ -3,9 +3,9 @@
 //! `OUTFLOW_SEED` repeats what was seen, `OUTFLOW_ROUNDS` makes so many rounds, and `OUTFLOW_ALL_CRASHES` looks at every
 //! moment of each and not only at some.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
-use outflow_engine::{Record, Room, Sequence, Store as _, StoreError};
+use outflow_engine::{Batch, Record, Room, RunId, Sequence, Store as _, StoreError};
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use super::{
@@ -274,6 +274,56 @@ fn with_its_threads_too_a_crash_loses_nothing_that_was_answered() {
         drop(store);
         crash_everywhere(&life, &mut random, 200);
     }
+}
+
+#[test]
+fn what_a_failed_commit_leaves_is_at_no_moment_taken_for_damage() {
+    let seed = seed();
+    let mut random = SmallRng::seed_from_u64(seed);
+    for after in 0.. {
+        let disk = Disk::default();
+        let store = open(&disk, Workers::Caller).unwrap();
+        commit(&store, 1, [(id(1), start(&[])), (id(1), Record::Frames(frames(1, 1, 20_000)))]);
+        // It takes three segments, of which any operation fails.
+        let parts = (0..3).map(|n| (id(1), Record::Frames(frames(2 + n, 1, 25_000)))).collect();
+        let batch = Batch { in_service: Duration::from_secs(2), records: parts };
+        disk.fail(Failure { after, times: 1, kind: io::ErrorKind::Other });
+        let committed = store.commit(&batch, Room::Ordinary);
+        if disk.heal() {
+            // It fails nowhere later.
+            assert!(committed.is_ok() && after > 10);
+            break;
+        }
+        if !committed.unwrap_err().to_string().contains("committing") {
+            continue;
+        }
+        let failed_at = disk.operations_count();
+        // Segments are prepared, which takes those of it.
+        for n in 0..5 {
+            if store.commit(&Batch { records: large(2 + n), ..batch.clone() }, Room::Ordinary).is_err() {
+                store.shared().work_off(false).unwrap();
+                store.commit(&Batch { records: large(2 + n), ..batch.clone() }, Room::Ordinary).unwrap();
+            }
+        }
+        drop(store);
+        let mut crashes = Crashes::of(&disk);
+        let mut operations = 0;
+        while crashes.advance() {
+            operations += 1;
+            if operations < failed_at {
+                continue;
+            }
+            let store = open(&crashes.crash(&mut random), Workers::Caller).unwrap();
+            let found = store.find(id(1)).unwrap();
+            let end = found.and_then(|run| run.ended);
+            assert_eq!(end, None, "operation {after} failed, a crash after {operations}");
+        }
+    }
+}
+
+/// Frames of a run that fill most of a segment.
+fn large(first: u64) -> Vec<(RunId, Record)> {
+    vec![(id(1), Record::Frames(frames(first, 1, 25_000)))]
 }
 
 #[test]
