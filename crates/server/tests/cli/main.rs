@@ -1,5 +1,10 @@
 //! The program itself, run as its users run it: real processes, real signals, real pipes.
 
+#[path = "../support/network.rs"]
+#[allow(unreachable_pub, reason = "other tests use it, too")]
+mod network;
+
+mod bad_ways;
 mod damage;
 mod data;
 mod demo;
@@ -11,6 +16,7 @@ mod kills_mixed;
 mod output;
 mod output_kills;
 mod program;
+mod proxy;
 mod resuming;
 mod runs;
 mod serve;

@@ -76,9 +76,10 @@ impl Network {
                 count.fetch_add(1, SeqCst);
                 let (fate, seed) = (Fate::of(&mut chance), chance.random());
                 carriers.spawn(async move {
-                    let server = TcpStream::connect(server).await.unwrap();
-                    // Whatever goes wrong with a socket is one more way to lose a connection.
-                    _ = carry(client, server, fate, seed).await;
+                    // Whatever goes wrong with a socket is one more way to lose a connection; so is a server that is away.
+                    if let Ok(server) = TcpStream::connect(server).await {
+                        _ = carry(client, server, fate, seed).await;
+                    }
                 });
                 while carriers.try_join_next().is_some_and(|carried| carried.is_ok()) {}
             }
