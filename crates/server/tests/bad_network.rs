@@ -14,12 +14,19 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use outflow::Plan;
 use outflow_client::{
     Client, Code, Durability, End, Event, Fetch, FetchError, Outcome, Payload, Response, Responses,
 };
+use outflow_proto::protobuf::{
+    self,
+    stream_service_server::{StreamService, StreamServiceServer},
+};
 use parking_lot::Mutex;
-use tokio::task::JoinSet;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::Status;
 
 use support::{TestServer, network::Network, one, planned, within};
 
@@ -183,6 +190,68 @@ async fn a_plain_request_is_carried_out_once_at_most_and_what_came_is_its_beginn
                 (count, None) => panic!("{count} responses were taken for all"),
                 (_, Some(error)) => Err(error),
             }
+        });
+    }
+    let (mut whole, mut broken) = (0, 0);
+    while let Some(read) = within(Duration::from_mins(2), readers.join_next()).await {
+        match read.unwrap() {
+            Ok(()) => whole += 1,
+            Err(FetchError::Break { .. }) => broken += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    println!("{whole} whole, {broken} broken");
+    assert!(broken > 0, "the network was too good");
+    assert_eq!(starts.lock().values().max(), Some(&1));
+}
+
+/// A server of the tutorial's contract that is no Outflow. It counts its requests.
+struct Plain(Starts);
+
+#[tonic::async_trait]
+impl StreamService for Plain {
+    type FetchResponseStream = BoxStream<'static, Result<protobuf::Response, Status>>;
+
+    async fn fetch_response(
+        &self,
+        request: tonic::Request<protobuf::Request>,
+    ) -> Result<tonic::Response<Self::FetchResponseStream>, Status> {
+        let id = request.into_inner().id;
+        *self.0.lock().entry(id).or_default() += 1;
+        // Headers come late, as from many servers of this kind; there is time to lose the connection before.
+        tokio::time::sleep(PAUSE).await;
+        let responses = stream::iter(1..=RESPONSES).then(move |n| async move {
+            tokio::time::sleep(PAUSE / 10).await;
+            Ok(protobuf::Response { result: text(id, n), ..Default::default() })
+        });
+        Ok(tonic::Response::new(responses.boxed()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plain_server_is_asked_once_at_most_whatever_the_request_wishes() {
+    let starts = Starts::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut server = JoinSet::new();
+    let service = StreamServiceServer::new(Plain(starts.clone()));
+    server.spawn(
+        tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(TcpListenerStream::new(listener)),
+    );
+    let network = Network::before(address, seed()).await;
+    let mut readers = JoinSet::new();
+    for id in 0..100 {
+        let address = network.address().to_string();
+        readers.spawn(async move {
+            // One that knows nothing yet of the server, each time.
+            let client = builder().connect(&address).await.unwrap();
+            let fetch = if id % 3 == 0 { Fetch::id(id) } else { Fetch::id(id).linger(LINGER) };
+            let mut responses = client.fetch(fetch).await?;
+            let (count, error) = read(&mut responses, id).await;
+            assert!(error.is_some() || count == RESPONSES, "{count} responses were taken for all");
+            error.map_or(Ok(()), Err)
         });
     }
     let (mut whole, mut broken) = (0, 0);
