@@ -31,9 +31,9 @@ async function* fetch(client, request, patience = 300_000) {
       return;
     } catch (error) {
       const told = (name) => (error.metadata?.get(name) ?? []).length > 0;
-      const madeHere = [grpc.status.CANCELLED, grpc.status.UNKNOWN, grpc.status.INTERNAL];
-      const cut = error.code === grpc.status.UNAVAILABLE;
-      const broke = madeHere.includes(error.code) && !told('outflow-last-sequence');
+      const { CANCELLED, UNKNOWN, INTERNAL, RESOURCE_EXHAUSTED, UNAVAILABLE } = grpc.status;
+      const cut = error.code === UNAVAILABLE;
+      const broke = [CANCELLED, UNKNOWN, INTERNAL, RESOURCE_EXHAUSTED].includes(error.code) && !told('outflow-last-sequence');
       if (told('outflow-end') || !(cut || broke) || Date.now() - progress > patience) throw error;
       await sleep(pause * (0.5 + Math.random() / 2));
       pause = Math.min(2 * pause, 5_000);

@@ -32,10 +32,10 @@ def fetch(stub, request, patience=300):
                     yield response
             return
         except grpc.RpcError as error:
-            told = dict(error.trailing_metadata() or ())
-            made_here = (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
-            cut = error.code() == grpc.StatusCode.UNAVAILABLE
-            broke = error.code() in made_here and "outflow-last-sequence" not in told
+            code, codes, told = error.code(), grpc.StatusCode, dict(error.trailing_metadata() or ())
+            made_here = (codes.CANCELLED, codes.UNKNOWN, codes.INTERNAL, codes.RESOURCE_EXHAUSTED)
+            cut = code == codes.UNAVAILABLE
+            broke = code in made_here and "outflow-last-sequence" not in told
             if "outflow-end" in told or not (cut or broke) or time.monotonic() - progress > patience:
                 raise
             time.sleep(random.uniform(pause / 2, pause))

@@ -13,6 +13,7 @@ import (
 	"log"
 	mathrand "math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,7 +50,8 @@ func fetch(ctx context.Context, client pb.StreamServiceClient, request *pb.Reque
 		if stream != nil {
 			told = stream.Trailer()
 		}
-		broke := (code == codes.Canceled || code == codes.Unknown || code == codes.Internal) && told["outflow-last-sequence"] == nil
+		madeHere := []codes.Code{codes.Canceled, codes.Unknown, codes.Internal, codes.ResourceExhausted}
+		broke := slices.Contains(madeHere, code) && told["outflow-last-sequence"] == nil
 		if errors.Is(err, io.EOF) || ctx.Err() != nil || told["outflow-end"] != nil || !(code == codes.Unavailable || broke) || time.Since(progress) > 5*time.Minute {
 			return err
 		}
