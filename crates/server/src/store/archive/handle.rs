@@ -16,9 +16,10 @@ use redb::{
 
 use super::room::{Backing, Growth, Room, is_full};
 
-/// Bytes of pages that redb holds: half of them may be what one transaction writes, without being written and read
-/// again for its checksums.
-const CACHE_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of pages that redb holds. Half of them may be of the transaction that is written; what that writes beyond it goes
+/// to the file early, and is read and partly written again. Of runs as they are moved it is little: with four times as many
+/// the server wrote 4 to 12 % less, in the same CPU time, and read as fast, since the kernel holds the file's pages, too.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
 /// The database at a place.
 #[derive(Debug)]
