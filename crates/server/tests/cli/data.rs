@@ -36,13 +36,14 @@ fn a_directory_is_backed_up_while_it_is_served_and_checked_afterwards() {
     for command in ["check", "compact"] {
         let (_, stderr, code) = data(&[command, &served]);
         assert!(code == 1 && stderr.contains("in use by another outflow (process"), "{stderr}");
+        assert!(!stderr.contains("--data"), "it has no such option: {stderr}");
     }
     server.signal(Signal::TERM);
     assert!(server.wait().0.success());
 
     for directory in [&served, &backup] {
         let (stdout, stderr, code) = data(&["check", directory]);
-        assert_eq!(code, 0, "{stderr}");
+        assert_eq!((code, &stderr[..]), (0, ""));
         assert!(
             stdout.starts_with(directory)
                 && stdout.contains(": 3 runs, ")

@@ -36,6 +36,8 @@ struct Opened {
     database: Option<Database>,
     /// How often it was opened, so that of many that met the same error one opens it again.
     times: u64,
+    /// It was closed in order to grow, and not because of an error.
+    is_growing: bool,
 }
 
 /// Why something was not done.
@@ -67,10 +69,11 @@ impl Handle {
     /// Opens the database, or makes it where there is none.
     pub(super) fn open(name: String, backing: Arc<dyn Backing>) -> Result<Self, StoreError> {
         let room = Room::new(backing).map_err(|error| StoreError::Failed(format!("cannot open {name}: {error}")))?;
-        let mut handle = Self { name, room, database: RwLock::new(Opened { database: None, times: 0 }) };
+        let mut handle =
+            Self { name, room, database: RwLock::new(Opened { database: None, times: 0, is_growing: false }) };
         // What was written is not to be kept from being read because the disk is full.
         let database = handle.make_room(|| handle.open_database())?;
-        *handle.database.get_mut() = Opened { database: Some(database), times: 1 };
+        *handle.database.get_mut() = Opened { database: Some(database), times: 1, is_growing: false };
         Ok(handle)
     }
 
@@ -159,7 +162,8 @@ impl Handle {
     /// Opens the database, reading all of it.
     pub(super) fn check(name: String, backing: Arc<dyn Backing>) -> Result<(), StoreError> {
         let room = Room::new(backing).map_err(|error| StoreError::Failed(format!("cannot open {name}: {error}")))?;
-        let handle = Self { name, room, database: RwLock::new(Opened { database: None, times: 0 }) };
+        let handle =
+            Self { name, room, database: RwLock::new(Opened { database: None, times: 0, is_growing: false }) };
         // It makes its books anew, and nobody would open it again where it grows for that.
         handle.room.hold();
         handle.try_open(Check::ReadAll).map(close)
@@ -239,8 +243,12 @@ impl Handle {
         }
         let database = self.make_room(|| self.open_database())?;
         let mut opened = RwLockUpgradableReadGuard::upgrade(opened);
-        *opened = Opened { database: Some(database), times: opened.times + 1 };
-        tracing::warn!(archive = self.name, "opened again");
+        if opened.is_growing {
+            tracing::debug!(archive = self.name, "opened again, longer");
+        } else {
+            tracing::warn!(archive = self.name, "opened again after an error");
+        }
+        *opened = Opened { database: Some(database), times: opened.times + 1, is_growing: false };
         Ok(parking_lot::RwLockWriteGuard::downgrade(opened))
     }
 
@@ -259,11 +267,11 @@ impl Handle {
         let mut opened = self.database.write();
         let grows = self.room.grow(growth);
         // Somebody may have opened it meanwhile, with the length that it had.
-        if grows
-            && !self.room.is_held()
-            && let Some(database) = opened.database.take()
-        {
-            close(database);
+        if grows && !self.room.is_held() {
+            opened.is_growing = true;
+            if let Some(database) = opened.database.take() {
+                close(database);
+            }
         }
         grows
     }
