@@ -33,7 +33,7 @@ use self::{
 };
 
 pub(super) use room::Backing;
-pub(super) use snapshot::Snapshot;
+pub(super) use snapshot::{Snapshot, kept_bytes};
 
 /// The format of the archive. A newer one is refused.
 const VERSION: u32 = 1;

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use outflow_engine::{RunId, StoreError};
+use outflow_engine::{Chunk, RunId, Sequence, StoreError};
 use redb::{
     Key, ReadOnlyTable, ReadTransaction, ReadableTable as _, ReadableTableMetadata as _, Table, TableDefinition,
     Value,
@@ -64,8 +64,14 @@ impl fmt::Display for Finding {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Checked {
     pub(in super::super) runs: u64,
-    /// Bytes of frames.
+    /// Bytes of frames that are kept and readable.
     pub(in super::super) bytes: u64,
+}
+
+/// Bytes of the frames of a chunk behind a sequence.
+pub(in super::super) fn kept_bytes(chunk: &Chunk, behind: u64) -> u64 {
+    let first = chunk.first().get().max(behind + 1);
+    if first > chunk.last().get() { 0 } else { chunk.between(Sequence::new(first), chunk.last()).len() as u64 }
 }
 
 impl Archive {
@@ -206,19 +212,23 @@ impl Snapshot<'_> {
                 // A head that was dropped is removed little by little.
                 continue;
             }
-            checked.bytes += value.value().len() as u64;
             let whole = Piece::read(key.value(), value.value()).and_then(|piece| assembly.add(&piece).ok());
             match whole {
                 Some(Some(chunk)) => {
                     missing(next, chunk.first().get());
+                    checked.bytes += kept_bytes(&chunk, row.dropped);
                     next = chunk.last().get() + 1;
                 }
                 Some(None) => {}
                 None => assembly = Assembly::default(),
             }
         }
-        let tail_first = if row.tail.is_empty() { row.last + 1 } else { row.tail_first };
-        checked.bytes += row.tail.len() as u64;
+        let mut tail_first = row.last + 1;
+        if !row.tail.is_empty() {
+            tail_first = row.tail_first;
+            let (first, last) = (Sequence::new(row.tail_first), Sequence::new(row.last));
+            checked.bytes += kept_bytes(&Chunk::new(first, last, [row.tail]), row.dropped);
+        }
         missing(next, tail_first);
         Ok(pieces)
     }

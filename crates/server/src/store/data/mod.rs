@@ -16,11 +16,11 @@ use std::{
     time::Duration,
 };
 
-use outflow_engine::StoreError;
+use outflow_engine::{RunRecord, Sequence, StoreError};
 
 pub(super) use self::{ask::Asked, backup::Moment};
 use super::{
-    archive::{Archive, Moved},
+    archive::{Archive, Moved, kept_bytes},
     directory::{self, ARCHIVE, Claimed, MARKER},
     embedded::{MOVED_BYTES, to_move},
     files::{Directory, Files},
@@ -29,6 +29,8 @@ use super::{
 
 /// The question for a backup is this, and the path of the new directory.
 const BACKUP: &[u8] = b"backup ";
+/// Bytes of frames that are read at once.
+const READ_BYTES: usize = 1 << 20;
 
 /// A directory whose server does not run.
 struct Idle {
@@ -44,7 +46,7 @@ struct Idle {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Checked {
     pub(crate) runs: u64,
-    /// Bytes of frames.
+    /// Bytes of frames that are kept and readable, wherever they lie.
     pub(crate) bytes: u64,
 }
 
@@ -62,15 +64,21 @@ pub(crate) fn check(path: &Path, tell: &mut dyn FnMut(&str)) -> Result<Checked, 
     idle.findings.iter().for_each(|finding| tell(finding));
     let in_archive = idle.archive.snapshot()?.check(&mut |finding| tell(&format!("{ARCHIVE}: {finding}")))?;
     let mut checked = Checked { runs: in_archive.runs, bytes: in_archive.bytes };
+    let archived = |run| idle.archive.find(run).ok().flatten();
     for Doomed { run, .. } in idle.index.to_delete(usize::MAX) {
-        checked.runs -= u64::from(idle.archive.find(run).is_ok_and(|found| found.is_some()));
+        if let Some(record) = archived(run) {
+            checked.runs -= 1;
+            checked.bytes = checked.bytes.saturating_sub(readable_bytes(&idle.archive, &record));
+        }
     }
     for piece in idle.index.moment(MOVED_BYTES) {
         let (run, first, last) = (piece.record.id, piece.first, piece.last);
-        checked.bytes += piece.extents.bytes();
+        let archived = archived(run);
         // One that is archived in part was counted there.
-        checked.runs += u64::from(piece.whole && idle.archive.find(run).is_ok_and(|found| found.is_none()));
-        let (_, is_whole) = log::salvage(&piece.extents, run, first);
+        checked.runs += u64::from(piece.whole && archived.is_none());
+        let counted = archived.map_or(0, |record| record.last.get()).max(piece.record.first.get() - 1);
+        let (chunks, is_whole) = log::salvage(&piece.extents, run, first);
+        checked.bytes += chunks.iter().map(|chunk| kept_bytes(chunk, counted)).sum::<u64>();
         if !is_whole {
             tell(&format!("live journal: run {run}: some of the responses {first} to {last} are damaged, and lost"));
         }
@@ -83,6 +91,18 @@ pub(crate) fn check(path: &Path, tell: &mut dyn FnMut(&str)) -> Result<Checked, 
         tell(&error.to_string());
     }
     Ok(checked)
+}
+
+/// Bytes of the frames of a run that an archive has and that are readable.
+fn readable_bytes(archive: &Archive, record: &RunRecord) -> u64 {
+    let (mut bytes, mut counted) = (0, record.first.get() - 1);
+    while counted < record.last.get() {
+        let Ok(chunks) = archive.read(record.id, Sequence::new(counted + 1), READ_BYTES) else { break };
+        let Some(last) = chunks.last().map(|chunk| chunk.last().get()) else { break };
+        bytes += chunks.iter().map(|chunk| kept_bytes(chunk, counted)).sum::<u64>();
+        counted = last;
+    }
+    bytes
 }
 
 /// Gives the room back to the disk that the directory at `path`, which no server uses, does not need; says how many bytes
