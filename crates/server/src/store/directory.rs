@@ -5,7 +5,11 @@ use std::io;
 
 use outflow_engine::StoreError;
 
-use super::{archive::Archive, files::Files, log::DirectoryId};
+use super::{
+    archive::Archive,
+    files::Files,
+    log::{self, DirectoryId},
+};
 
 /// The archive's file.
 pub(super) const ARCHIVE: &str = "archive.redb";
@@ -33,7 +37,7 @@ pub(super) struct Claimed {
 pub(super) fn claim(files: &dyn Files) -> Result<Claimed, StoreError> {
     let place = files.place();
     let failed = |error: &io::Error| {
-        StoreError::Failed(format!("cannot use the data directory {place}: {error}; name another one with --data"))
+        StoreError::Failed(format!("cannot use the data directory {place}: {error}; name another one"))
     };
     let names = files.list().map_err(|error| failed(&error))?;
     let is_ours = names.iter().any(|name| name == MARKER);
@@ -47,8 +51,7 @@ pub(super) fn claim(files: &dyn Files) -> Result<Claimed, StoreError> {
     let Some(lock) = files.lock(LOCK).map_err(|error| failed(&error))? else {
         let holder = holder(files).map_or_else(String::new, |process| format!(" (process {process})"));
         return Err(StoreError::Failed(format!(
-            "the data directory {place} is in use by another outflow{holder}; stop that one, or name another directory \
-             with --data"
+            "the data directory {place} is in use by another outflow{holder}; stop that one, or name another directory"
         )));
     };
     note_holder(files).map_err(|error| failed(&error))?;
@@ -69,8 +72,7 @@ fn read(files: &dyn Files) -> Result<DirectoryId, StoreError> {
     let crc = u32::from_le_bytes(marker[32..36].try_into().expect("four bytes"));
     if marker[..8] != *MAGIC || crc != crc32c::crc32c(&marker[..32]) {
         return Err(StoreError::Damaged(format!(
-            "{MARKER} in {place} is not what was written there; restore the directory from a backup, or name another one \
-             with --data"
+            "{MARKER} in {place} is not what was written there; restore the directory from a backup, or name another one"
         )));
     }
     match u32::from_le_bytes(marker[8..12].try_into().expect("four bytes")) {
@@ -115,21 +117,42 @@ fn holder(files: &dyn Files) -> Option<u32> {
 
 /// Opens the archive in a directory that is ours, with what opens one in the file of a name. A new one is made under
 /// another name: half of one is no archive.
+///
+/// # Errors
+/// [`StoreError::Damaged`] where it was there and is not: a new one in its place would pass over what was in it.
 pub(super) fn open_archive(
     files: &dyn Files,
     open: impl Fn(&str) -> Result<Archive, StoreError>,
 ) -> Result<Archive, StoreError> {
+    let place = files.place();
     let failed = |error: &io::Error| {
-        StoreError::Failed(format!("cannot make the archive in the data directory {}: {error}", files.place()))
+        StoreError::Failed(format!("cannot make the archive in the data directory {place}: {error}"))
+    };
+    let lost = |what| {
+        StoreError::Damaged(format!(
+            "{ARCHIVE} in the data directory {place} {what}, and with it the runs that had ended; put it back, restore the \
+             directory from a backup, or name another one"
+        ))
     };
     let names = files.list().map_err(|error| failed(&error))?;
-    if !names.iter().any(|name| name == ARCHIVE) {
-        if names.iter().any(|name| name == ARCHIVE_NEW) {
-            files.remove(ARCHIVE_NEW).map_err(|error| failed(&error))?;
+    if names.iter().any(|name| name == ARCHIVE) {
+        let length = files.open(ARCHIVE).and_then(|file| file.length()).map_err(|error| {
+            StoreError::Failed(format!("cannot open {ARCHIVE} in the data directory {place}: {error}"))
+        })?;
+        if length == 0 {
+            return Err(lost("is empty"));
         }
-        drop(open(ARCHIVE_NEW)?);
-        let named = files.rename(ARCHIVE_NEW, ARCHIVE).and_then(|()| files.sync_directory());
-        named.map_err(|error| failed(&error))?;
+        return open(ARCHIVE);
     }
+    // It is made before anything is journaled.
+    if names.iter().any(|name| log::is_file(name)) {
+        return Err(lost("is missing"));
+    }
+    if names.iter().any(|name| name == ARCHIVE_NEW) {
+        files.remove(ARCHIVE_NEW).map_err(|error| failed(&error))?;
+    }
+    drop(open(ARCHIVE_NEW)?);
+    let named = files.rename(ARCHIVE_NEW, ARCHIVE).and_then(|()| files.sync_directory());
+    named.map_err(|error| failed(&error))?;
     open(ARCHIVE)
 }

@@ -65,17 +65,27 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// The directory at `path`, made with those above it where it is not there.
+    /// The directory at `path`, made with those above it where it is not there, and then their names are durable.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        if !path.is_dir() {
-            fs::create_dir_all(path)?;
-            // The name of a new directory is durable where the one that holds it is synced.
-            if let Some(above) = path.canonicalize()?.parent() {
-                fs::File::open(above)?.sync_all()?;
-            }
-        }
+        make(path)?;
         Ok(Self { path: path.to_owned() })
     }
+}
+
+/// Makes a directory where it is not there, and those above it. The name of each is durable where the one that holds it is
+/// synced.
+fn make(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make(above)?;
+    match fs::create_dir(path) {
+        // Somebody else made it meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made?,
+    }
+    fs::File::open(above)?.sync_all()
 }
 
 impl Files for Directory {

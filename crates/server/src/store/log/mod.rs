@@ -32,6 +32,11 @@ use ring::Ring;
 pub(super) use ring::Segment;
 pub(super) use ring::{Size, store_error};
 
+/// Whether a file of this name is, or was, one of the live journal.
+pub(super) fn is_file(name: &str) -> bool {
+    ring::slot(name).is_some() || ring::number_aside(name).is_some()
+}
+
 /// What a commit has encoded is written when it is so long, so that no batch takes more memory than this and its
 /// longest record, and what the kernel copies is still in the processor's cache.
 const WRITE_BYTES: usize = 1024 * 1024;

@@ -86,16 +86,19 @@ pub(in super::super) fn salvage(extents: &Extents, run: RunId, from: Sequence) -
         // A disk that fails to read a place fails again; a second attempt is for one that did not.
         let walk =
             extents.walk(extent, &mut frames, Gaps::Skip).or_else(|_| extents.walk(extent, &mut frames, Gaps::Skip));
-        if !matches!(walk, Ok(Walk::Whole)) {
-            let segment = &extents.segments[extent.segment];
-            segment.damaged.store(true, Ordering::Relaxed);
-            whole = false;
-            tracing::error!(
-                "responses of run {run} in {segment:?} of the live journal at {} to {} are not readable, and lost",
-                extent.offset,
-                extent.offset + extent.length,
-            );
-        }
+        let why = match walk {
+            Ok(Walk::Whole) => continue,
+            Ok(Walk::Gap) => "what lies there is not what was written".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let segment = &extents.segments[extent.segment];
+        segment.damaged.store(true, Ordering::Relaxed);
+        whole = false;
+        tracing::error!(
+            "responses of run {run} in {segment:?} of the live journal at {} to {} are not readable, and lost: {why}",
+            extent.offset,
+            extent.offset + extent.length,
+        );
     }
     (frames.into_chunks(), whole)
 }

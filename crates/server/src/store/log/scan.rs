@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt, io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -89,7 +89,7 @@ struct Scan {
 
 /// Looks at all segment files.
 pub(super) fn scan(files: &dyn Files, directory: DirectoryId) -> Result<Scanned, StoreError> {
-    let failed = |error: &std::io::Error, what: &str| {
+    let failed = |error: &io::Error, what: &str| {
         store_error(error, || format!("opening the live journal in {}: {what}: {error}", files.place()))
     };
     let listed = files.list().map_err(|error| failed(&error, "its files cannot be listed"))?;
@@ -109,7 +109,7 @@ pub(super) fn scan(files: &dyn Files, directory: DirectoryId) -> Result<Scanned,
         scan.file(slot, &name, file, length).map_err(|error| failed(&error, &name))??;
     }
     scan.tell_unreadable();
-    Ok(scan.finish())
+    scan.finish().map_err(|(file, error)| failed(&error, &file))
 }
 
 impl Scan {
@@ -119,7 +119,7 @@ impl Scan {
         name: &str,
         file: Arc<dyn File>,
         length: u64,
-    ) -> std::io::Result<Result<(), StoreError>> {
+    ) -> io::Result<Result<(), StoreError>> {
         self.scanned.slots.insert(slot);
         let mut sector = [0; HEADER_BYTES as usize];
         let length = u32::try_from(length).unwrap_or(u32::MAX);
@@ -180,7 +180,7 @@ impl Scan {
     }
 
     /// A segment with a valid header: used, or prepared and not used yet.
-    fn segment(&mut self, segment: Segment) -> std::io::Result<()> {
+    fn segment(&mut self, segment: Segment) -> io::Result<()> {
         match first_batch(&segment)? {
             Some(first) => self.used(segment, first),
             None => self.scanned.free.push(segment),
@@ -235,10 +235,12 @@ impl Scan {
     }
 
     /// Follows the chain from the newest segment back.
-    fn finish(mut self) -> Scanned {
+    fn finish(mut self) -> Result<Scanned, (String, io::Error)> {
         let mut next = self.used.last_key_value().map(|(number, _)| (*number, None));
         if let Some(newest) = self.used.last_entry() {
-            self.scanned.oldest = self.scanned.oldest.max(last_oldest(&newest.get().segment));
+            let segment = &newest.get().segment;
+            let oldest = last_oldest(segment).map_err(|error| (ring::name(segment.slot), error))?;
+            self.scanned.oldest = self.scanned.oldest.max(oldest);
             self.scanned.is_end_lost |= self.cut.contains(newest.key());
         }
         while let Some((number, sealed)) = next.filter(|(number, _)| *number >= self.scanned.oldest) {
@@ -263,7 +265,7 @@ impl Scan {
             let is_damaged = segment.damaged.load(Ordering::Relaxed);
             if is_damaged { self.scanned.aside.push(segment) } else { self.scanned.free.push(segment) }
         }
-        self.scanned
+        Ok(self.scanned)
     }
 }
 
@@ -272,7 +274,7 @@ fn is_zeros(bytes: &[u8]) -> bool {
 }
 
 /// The first batch of a segment; `None` where there is none.
-fn first_batch(segment: &Segment) -> std::io::Result<Option<BatchHead>> {
+fn first_batch(segment: &Segment) -> io::Result<Option<BatchHead>> {
     let Segment { salt, bytes, ref file, .. } = *segment;
     if bytes < HEADER_BYTES + BATCH_BYTES as u32 {
         return Ok(None);
@@ -289,13 +291,14 @@ fn first_batch(segment: &Segment) -> std::io::Result<Option<BatchHead>> {
     Ok(found.and_then(|at| BatchHead::decode(&rest[at..], salt, HEADER_BYTES + at as u32)))
 }
 
-/// The oldest segment that counts, as the last batch of the newest says. Where it cannot be read, older ones count: what
+/// The oldest segment that counts, as the last batch of the newest says. Where that one is damaged, older ones count: what
 /// they hold is in the archive, and is found to be.
-fn last_oldest(segment: &Segment) -> u64 {
+fn last_oldest(segment: &Segment) -> io::Result<u64> {
     let mut oldest = 0;
     let mut at = HEADER_BYTES;
     let mut bytes = [0; BATCH_BYTES];
-    while segment.bytes - at >= BATCH_BYTES as u32 && segment.file.read_at(&mut bytes, u64::from(at)).is_ok() {
+    while segment.bytes - at >= BATCH_BYTES as u32 {
+        segment.file.read_at(&mut bytes, u64::from(at))?;
         let Some(batch) = BatchHead::decode(&bytes, segment.salt, at) else { break };
         oldest = oldest.max(batch.oldest);
         let end = u64::from(at) + BATCH_BYTES as u64 + batch.bytes;
@@ -304,5 +307,5 @@ fn last_oldest(segment: &Segment) -> u64 {
             _ => break,
         }
     }
-    oldest
+    Ok(oldest)
 }

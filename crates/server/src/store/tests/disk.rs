@@ -65,6 +65,8 @@ struct State {
     files: Vec<Content>,
     operations: Vec<Operation>,
     failure: Option<Failure>,
+    /// The file that cannot be read once after so many times, and whether that was met.
+    unreadable: Option<(usize, usize, bool)>,
     /// Extents that there are for all files.
     extents_max: Option<usize>,
     /// Extents that are kept beside the archive.
@@ -92,6 +94,17 @@ impl Disk {
     /// Nothing fails any more; says whether something was still to fail.
     pub(super) fn heal(&self) -> bool {
         self.0.lock().failure.take().is_some()
+    }
+
+    /// After so many times this file cannot be read once.
+    pub(super) fn fail_read(&self, name: &str, after: usize) {
+        let mut state = self.0.lock();
+        state.unreadable = Some((state.names[name], after, false));
+    }
+
+    /// Everything can be read; says whether something could not.
+    pub(super) fn heal_reads(&self) -> bool {
+        self.0.lock().unreadable.take().is_some_and(|(.., is_met)| is_met)
     }
 
     /// From now on files get no more than so many bytes beyond what they have.
@@ -275,7 +288,15 @@ struct Open {
 
 impl Open {
     fn read_all(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.disk.0.lock();
+        let mut state = self.disk.0.lock();
+        match &mut state.unreadable {
+            Some((file, 0, is_met)) if *file == self.file && !*is_met => {
+                *is_met = true;
+                return Err(io::Error::other("unreadable sector"));
+            }
+            Some((file, after, false)) if *file == self.file => *after -= 1,
+            _ => {}
+        }
         let found = state.files[self.file].bytes.get(offset as usize..offset as usize + bytes.len());
         bytes.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())

@@ -9,6 +9,7 @@ mod fixture;
 mod load;
 mod memory;
 mod model;
+mod opening;
 
 use std::{
     fs,
