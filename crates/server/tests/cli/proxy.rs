@@ -165,7 +165,14 @@ async fn carry(client: TcpStream, server: SocketAddr, troubles: Arc<Troubles>, m
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let to_server = Arc::new(Mutex::new(to_server));
-    let answers = Answers { to_client, to_server: Arc::clone(&to_server), streams: HashMap::new(), troubles, chance };
+    let answers = Answers {
+        to_client,
+        to_server: Arc::clone(&to_server),
+        streams: HashMap::new(),
+        has_silent: false,
+        troubles,
+        chance,
+    };
     tokio::select! {
         ended = requests(from_client, &to_server) => ended,
         ended = answers.carry(from_server) => ended,
@@ -188,6 +195,8 @@ struct Answers {
     to_client: OwnedWriteHalf,
     to_server: Arc<Mutex<OwnedWriteHalf>>,
     streams: HashMap<u32, Stream>,
+    /// A stream is silent, and its reader has to be the one to notice: the connection is not lost for another one's sake.
+    has_silent: bool,
     troubles: Arc<Troubles>,
     chance: StdRng,
 }
@@ -208,6 +217,8 @@ enum Fate {
     Loses,
     /// Its stream is reset instead.
     Resets,
+    /// Nothing passes any more at all.
+    Stalls,
 }
 
 impl Answers {
@@ -218,6 +229,10 @@ impl Answers {
                 Fate::Passes => self.to_client.write_all(&frame.0).await?,
                 Fate::IsSwallowed => self.give_back(&frame).await?,
                 Fate::Loses => return Ok(()),
+                // Until the client has had enough of it.
+                Fate::Stalls => loop {
+                    Frame::read(&mut from).await?;
+                },
                 Fate::Resets => {
                     let (stream, reason) = (frame.stream(), REASONS[self.chance.random_range(0..REASONS.len())]);
                     self.to_client.write_all(&Frame::of(RST_STREAM, stream, reason.into()).0).await?;
@@ -238,7 +253,7 @@ impl Answers {
             return Fate::Passes;
         }
         let is_first = !self.streams.contains_key(&id);
-        let Self { streams, troubles, chance, .. } = self;
+        let Self { streams, troubles, chance, has_silent, .. } = self;
         let stream = streams.entry(id).or_insert_with(|| {
             let number = troubles.streams.fetch_add(1, SeqCst);
             let trouble = Trouble::CYCLE[number % Trouble::CYCLE.len()];
@@ -247,15 +262,19 @@ impl Answers {
         let is_headers = matches!(kind, HEADERS | CONTINUATION);
         if stream.is_cut {
             // Header blocks change what later ones mean, and cannot be left out.
-            return if is_headers { Fate::Loses } else { Fate::IsSwallowed };
+            return match stream.trouble {
+                Trouble::Silent if is_headers => Fate::Stalls,
+                _ if is_headers => Fate::Loses,
+                _ => Fate::IsSwallowed,
+            };
         }
         let made = |trouble: Trouble| troubles.made[trouble as usize].fetch_add(1, SeqCst);
         match stream.trouble {
-            Trouble::BeforeHeaders if is_first => {
+            Trouble::BeforeHeaders if is_first && !*has_silent => {
                 made(Trouble::BeforeHeaders);
                 Fate::Loses
             }
-            Trouble::BeforeTrailers if !is_first && kind == HEADERS && frame.ends_stream() => {
+            Trouble::BeforeTrailers if !is_first && !*has_silent && kind == HEADERS && frame.ends_stream() => {
                 made(Trouble::BeforeTrailers);
                 Fate::Loses
             }
@@ -266,6 +285,7 @@ impl Answers {
             trouble @ (Trouble::Reset | Trouble::Silent) if kind == DATA => {
                 made(trouble);
                 stream.is_cut = true;
+                *has_silent |= trouble == Trouble::Silent;
                 if trouble == Trouble::Reset { Fate::Resets } else { Fate::IsSwallowed }
             }
             _ => Fate::Passes,
