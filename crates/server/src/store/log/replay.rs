@@ -376,14 +376,17 @@ impl Replay<'_> {
             return Ok(());
         }
         let state = self.index.state(run).expect("the run is known");
+        // The end is the last thing that is told of a run, but for keys: with it the archive has all that came before.
+        let is_over = state.archived.is_some() && state.record.ended.is_some();
         let is_new = match &record {
+            // Bound again: it may have been another's meanwhile.
+            Record::KeyBound(_) => true,
+            _ if is_over => false,
             Record::JobStarted(job) => !told(&mut self.jobs, state, run, |seen| seen.started.insert(*job)),
             Record::JobEnded(job, _) => !told(&mut self.jobs, state, run, |seen| seen.ended.insert(*job)),
             Record::Ended(_) => state.record.ended.is_none(),
             Record::HeadDropped(first) => *first > state.record.first,
             Record::LingerRaised(linger) => *linger != state.record.linger,
-            // Bound again: it may have been another's meanwhile.
-            Record::KeyBound(_) => true,
             Record::Started(_) | Record::Deleted | Record::Frames(_) => unreachable!("handled before"),
         };
         if is_new {

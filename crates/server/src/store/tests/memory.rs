@@ -3,15 +3,17 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use outflow_engine::{Batch, Filter, Record, Room, Store as _, StoreError};
+use outflow_engine::{Batch, Code, Filter, JobError, JobIndex, Record, Room, Sequence, Store as _, StoreError};
 
 use super::{
     super::{
         archive::Archive,
         embedded::{Embedded, Settings, Workers},
+        files::Directory,
     },
+    Folder, commit,
     disk::{Disk, Failure},
-    ended, id, start,
+    ended, frames, id, key, start,
 };
 
 const SETTINGS: Settings =
@@ -79,4 +81,37 @@ fn an_archive_that_fails_is_told_where_memory_waits_for_it_and_is_used_again() {
     let again = (0..10).find(|_| store.commit(&small_runs(n), Room::Ordinary).is_ok());
     assert!(again.is_some(), "the archive is used again");
     assert_eq!(store.list(&Filter::default(), None, 10_000).unwrap().len() as u64, n * 100 - 1);
+}
+
+#[test]
+fn ended_runs_that_the_archive_has_are_not_taken_up_again() {
+    let folder = Folder::new();
+    let open = || {
+        let files = Arc::new(Directory::open(&folder.path()).unwrap());
+        Embedded::open(files, |name| Archive::open(&folder.path().join(name)), SETTINGS, Workers::Caller).unwrap()
+    };
+    let store = open();
+    for n in 1..=100 {
+        let failed = Some(JobError::new(Code::Aborted, "it failed"));
+        let job = |job| JobIndex::new(job);
+        let jobs = [
+            Record::JobStarted(job(0)),
+            Record::JobEnded(job(0), failed),
+            Record::LingerRaised(Duration::from_secs(7)),
+            Record::LingerRaised(Duration::from_secs(9)),
+            Record::Frames(frames(1, 3, 20)),
+            Record::HeadDropped(Sequence::new(2)),
+            Record::HeadDropped(Sequence::new(3)),
+        ];
+        let jobs = jobs.into_iter().map(|record| (id(n), record));
+        commit(&store, n, [(id(n), start(&["key"]))].into_iter().chain(jobs).chain([(id(n), ended(n))]));
+    }
+    store.shared().work_off(true).unwrap();
+    assert_eq!(store.shared().index.lock().memory(), 0);
+    let found = store.find(id(1)).unwrap();
+    drop(store);
+    let store = open();
+    assert_eq!(store.shared().index.lock().memory(), 0);
+    assert_eq!(store.find(id(1)).unwrap(), found);
+    assert_eq!(store.bound(&key("key")).unwrap(), Some(id(100)));
 }
