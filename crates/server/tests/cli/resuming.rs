@@ -156,23 +156,17 @@ fn a_run_that_did_not_survive_is_not_said_to_go_on() {
     assert!(!stderr.contains("the run goes on"), "{stderr}");
 }
 
-#[test]
-fn who_waited_long_enough_for_the_server_is_told_how_to_go_on_later() {
+/// A fetch that is bounded so, and whose server goes away and comes back too late for it.
+fn waits_long_enough(bound: [&str; 2], code: i32, why: &str) {
     let mut place = Place::new();
-    let mut fetching = place.begin(&["--linger", "10m", "--give-up-after", "1500ms"]);
+    let mut fetching = place.begin(&["--linger", "10m", bound[0], bound[1]]);
     let (mut printed, mut rest) = fetching.lines(3);
     place.kill();
     rest.read_to_string(&mut printed).unwrap();
     let (status, stderr) = fetching.ended();
-    assert_eq!(status.code(), Some(1), "{stderr}");
-    let after = printed.lines().count();
-    for part in [
-        &format!("after response {after}, broke, and "),
-        " attempts to go on within ",
-        "were in vain, the last one because: there is no connection (no connection to ",
-        &format!(" can be read on after response {after}\n"),
-        "the run goes on; continue with: outflow fetch --run ",
-    ] {
+    assert_eq!(status.code(), Some(code), "{bound:?}: {stderr}");
+    let broke = format!("after response {}, broke", printed.lines().count());
+    for part in [why, "the run goes on; continue with: outflow fetch --run ", &broke] {
         assert!(stderr.contains(part), "no {part:?} in {stderr}");
     }
     place.start_again(&place.path("data"));
@@ -181,4 +175,16 @@ fn who_waited_long_enough_for_the_server_is_told_how_to_go_on_later() {
     assert!(rest.status.success(), "{rest:?}");
     printed.push_str(text(&rest.stdout));
     assert_eq!(printed, place.whole(&stderr));
+}
+
+#[test]
+fn who_waited_long_enough_for_the_server_is_told_how_to_go_on_later() {
+    let in_vain = "were in vain, the last one because: there is no connection (no connection to ";
+    std::thread::scope(|scope| {
+        scope.spawn(|| waits_long_enough(["--give-up-after", "2s"], 1, in_vain));
+        scope.spawn(|| {
+            waits_long_enough(["--within", "6s"], 124, "waited too long: the stream had not ended after 6s")
+        });
+        scope.spawn(|| waits_long_enough(["--patience", "4s"], 124, "waited too long: no response within 4s"));
+    });
 }
