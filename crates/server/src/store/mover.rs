@@ -153,10 +153,13 @@ impl Shared {
         }
     }
 
+    /// Tells whoever waits for the archive that it does so in vain.
     fn failed(&self, error: &StoreError) {
+        let why = error.to_string();
+        self.log.is_refused(&why);
         let mut work = self.work.lock();
         work.failures += 1;
-        work.failure = error.to_string();
+        work.failure = why;
         self.changed.notify_all();
     }
 

@@ -128,6 +128,11 @@ impl Log {
         })
     }
 
+    /// Notes that the archive refuses to take anything, for who waits for that.
+    pub(super) fn is_refused(&self, why: &str) {
+        self.ring.is_refused(why);
+    }
+
     /// Whether a commit waits for segments to be freed.
     pub(super) fn is_short(&self) -> bool {
         self.ring.is_short()

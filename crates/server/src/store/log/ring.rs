@@ -122,6 +122,9 @@ struct State {
     /// How often preparing failed, and the last reason.
     failures: u64,
     failure: String,
+    /// How often the archive refused to take anything, and why it did the last time.
+    refusals: u64,
+    refusal: String,
     stopped: bool,
 }
 
@@ -162,6 +165,8 @@ impl Ring {
             wanted: READY,
             failures: 0,
             failure: String::new(),
+            refusals: 0,
+            refusal: String::new(),
             stopped: false,
         };
         Self { files, directory, size, state: Mutex::new(state), changed: Condvar::new() }
@@ -232,6 +237,14 @@ impl Ring {
         state.wanted > state.ready.len() + state.free.len() + may_be
     }
 
+    /// Notes that the archive refuses to take anything: who waits for a segment does so in vain.
+    pub(super) fn is_refused(&self, why: &str) {
+        let mut state = self.state.lock();
+        state.refusals += 1;
+        why.clone_into(&mut state.refusal);
+        self.changed.notify_all();
+    }
+
     /// So many prepared segments, all or none. Waits for the archive where the bound is reached, and then calls
     /// `is_waiting`.
     pub(super) fn take(
@@ -259,7 +272,7 @@ impl Ring {
             is_waiting();
         }
         let mut state = self.state.lock();
-        let failures = state.failures;
+        let (failures, refusals) = (state.failures, state.refusals);
         while state.ready.len() < wanted {
             if !self.size.ahead {
                 drop(state);
@@ -267,16 +280,19 @@ impl Ring {
                 state = self.state.lock();
                 match prepared {
                     Ok(true) => continue,
-                    Ok(false) => return Err(self.full(Duration::ZERO)),
+                    Ok(false) => return Err(self.full("the archive made no room")),
                     Err(error) => return Err(store_error(&error, || self.cannot_prepare(&error))),
                 }
             }
             if state.failures > failures {
                 return Err(StoreError::Full(state.failure.clone()));
             }
+            if state.refusals > refusals {
+                return Err(self.full(&state.refusal));
+            }
             self.changed.notify_all();
             if self.changed.wait_until(&mut state, deadline).timed_out() && state.ready.len() < wanted {
-                return Err(self.full(self.size.patience));
+                return Err(self.full(&format!("the archive made no room within {:?}", self.size.patience)));
             }
         }
         state.wanted = READY;
@@ -286,10 +302,10 @@ impl Ring {
         Ok(taken)
     }
 
-    fn full(&self, waited: Duration) -> StoreError {
+    fn full(&self, why: &str) -> StoreError {
         StoreError::Full(format!(
-            "the live journal in {} is full ({} segments of {} bytes) and the archive made no room within {waited:?}; \
-             try again, or raise its size in the configuration",
+            "the live journal in {} is full ({} segments of {} bytes), and has to wait for the archive: {why}; try again, \
+             or raise its size in the configuration",
             self.place(),
             self.size.segments_max,
             self.size.segment_bytes,

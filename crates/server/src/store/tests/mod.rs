@@ -1,13 +1,13 @@
 //! What every store keeps to, and what only one in a directory can: that it is there again after it was opened anew.
 
 mod aftermath;
+mod bounds;
 mod crashes;
 mod damage;
 mod disk;
 mod figures;
 mod fixture;
 mod load;
-mod memory;
 mod model;
 mod opening;
 

@@ -1,5 +1,5 @@
-//! That what the store knows of its live journal takes no more memory than it may, whatever the runs are and whatever becomes
-//! of the archive.
+//! That the live journal keeps to its bounds, on the disk and in memory, whatever the runs are and whatever becomes of the
+//! archive.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use super::{
     },
     Folder, commit,
     disk::{Disk, Failure},
-    ended, frames, id, key, start,
+    ended, expected, frames, id, key, read_all, start,
 };
 
 const SETTINGS: Settings =
@@ -21,12 +21,16 @@ const SETTINGS: Settings =
 
 /// A store whose archive lies on a disk of its own.
 fn open(archive: &Disk, workers: Workers) -> Embedded {
+    open_with(archive, workers, SETTINGS)
+}
+
+fn open_with(archive: &Disk, workers: Workers, settings: Settings) -> Embedded {
     let disk = Disk::default();
     let archive = |name: &str| {
         disk.backing(name).unwrap();
         Archive::open_on(name.to_owned(), archive.backing(name).unwrap())
     };
-    Embedded::open(Arc::new(disk.clone()), archive, SETTINGS, workers).unwrap()
+    Embedded::open(Arc::new(disk.clone()), archive, settings, workers).unwrap()
 }
 
 /// A hundred runs that begin and end.
@@ -64,23 +68,43 @@ fn small_runs_that_ended_wait_for_the_archive_before_the_index_grows_beyond_its_
     assert!(store.shared().index.lock().memory() > 1_000_000);
 }
 
+/// Commits until that is refused because the archive, which fails, would have to take something; then the archive is there
+/// again.
+fn fill_and_heal(archive: &Disk, store: &Embedded, batch: impl Fn(u64) -> Batch) -> (String, u64) {
+    archive.fail(Failure { after: 0, times: usize::MAX, kind: io::ErrorKind::Other });
+    let refused = (1..1_000).find_map(|n| Some((n, store.commit(&batch(n), Room::Ordinary).err()?)));
+    let (n, error) = refused.expect("that is too much");
+    let StoreError::Full(said) = error else { panic!("{error}") };
+    assert!(said.contains("archive.redb"), "{said}");
+    store.commit(&small_runs(1_000), Room::Reserve).unwrap();
+    assert!(archive.heal(), "it failed all the time");
+    // Who committed tries again, and the mover does so by itself.
+    let again = (0..10).find(|_| store.commit(&batch(n), Room::Ordinary).is_ok());
+    assert!(again.is_some(), "the archive is used again");
+    (said, n)
+}
+
 #[test]
 fn an_archive_that_fails_is_told_where_memory_waits_for_it_and_is_used_again() {
     let archive = Disk::default();
     let store = open(&archive, Workers::Threads);
-    archive.fail(Failure { after: 0, times: usize::MAX, kind: io::ErrorKind::Other });
-    let refused = (1..100).find_map(|n| Some((n, store.commit(&small_runs(n), Room::Ordinary).err()?)));
-    let (n, error) = refused.expect("that is too much");
-    let StoreError::Full(said) = &error else { panic!("{error}") };
-    assert!(said.contains("memory") && said.contains("archive.redb"), "{said}");
-    assert!(store.shared().index.lock().memory() < 600_000);
-    let end = Batch { in_service: Duration::from_secs(n), records: vec![(id(100), Record::Deleted)] };
-    store.commit(&end, Room::Reserve).unwrap();
-    assert!(archive.heal(), "it failed all the time");
-    // Who committed tries again, and the mover does so by itself.
-    let again = (0..10).find(|_| store.commit(&small_runs(n), Room::Ordinary).is_ok());
-    assert!(again.is_some(), "the archive is used again");
-    assert_eq!(store.list(&Filter::default(), None, 10_000).unwrap().len() as u64, n * 100 - 1);
+    let (said, n) = fill_and_heal(&archive, &store, small_runs);
+    assert!(said.contains("memory"), "{said}");
+    assert_eq!(store.list(&Filter::default(), None, 10_000).unwrap().len() as u64, n * 100 + 100);
+}
+
+#[test]
+fn an_archive_that_fails_is_told_where_the_journal_waits_for_it_and_is_used_again() {
+    let archive = Disk::default();
+    let settings = Settings { journal_bytes: 8 * 64 * 1024, ..SETTINGS };
+    let store = open_with(&archive, Workers::Threads, settings);
+    commit(&store, 0, [(id(1), start(&[]))]);
+    let (said, n) = fill_and_heal(&archive, &store, |n| Batch {
+        in_service: Duration::from_secs(n),
+        records: vec![(id(1), Record::Frames(frames(n, 1, 30_000)))],
+    });
+    assert!(said.contains("is full"), "{said}");
+    assert_eq!(read_all(&store, id(1), 1), (expected(1, n, 30_000), n));
 }
 
 #[test]
