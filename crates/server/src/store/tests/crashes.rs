@@ -327,6 +327,42 @@ fn large(first: u64) -> Vec<(RunId, Record)> {
 }
 
 #[test]
+fn a_segment_that_failed_and_is_needed_no_more_is_at_no_moment_missed() {
+    let disk = Disk::default();
+    let archive = |name: &str| Archive::open_on(name.to_owned(), disk.backing(name).unwrap());
+    let settings = Settings { journal_bytes: 4 * 32 * 1024, ..TINY };
+    let store = Embedded::open(Arc::new(disk.clone()), archive, settings, Workers::Caller).unwrap();
+    commit(&store, 1, [(id(1), start(&[])), (id(1), Record::Frames(frames(1, 1, 20_000)))]);
+    disk.fail(Failure { after: 0, times: 1, kind: io::ErrorKind::Other });
+    let more = Record::Frames(frames(2, 1, 5_000));
+    store.commit(&Batch { records: vec![(id(1), more)], ..Batch::default() }, Room::Ordinary).unwrap_err();
+    let large = |first| Record::Frames(frames(first, 1, 25_000));
+    commit(&store, 2, [(id(2), start(&[])), (id(2), large(1))]);
+    commit(&store, 3, [(id(2), large(2))]);
+    let batch = Batch { in_service: Duration::from_secs(4), records: vec![(id(2), large(3))] };
+    store.commit(&batch, Room::Ordinary).unwrap_err();
+    // All there are are in use, or ready, but for the one that failed.
+    let before = disk.operations_count();
+    store.shared().work_off(false).unwrap();
+    store.commit(&batch, Room::Ordinary).unwrap();
+    let mut random = SmallRng::seed_from_u64(seed());
+    for _ in 0..5 {
+        let (mut crashes, mut operations) = (Crashes::of(&disk), 0);
+        while crashes.advance() {
+            operations += 1;
+            if operations < before {
+                continue;
+            }
+            let store = open(&crashes.crash(&mut random), Workers::Caller).unwrap();
+            for n in [1, 2] {
+                let end = store.find(id(n)).unwrap().unwrap().ended;
+                assert_eq!(end, None, "run {n}, a crash after {operations}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_was_deleted_counts_no_more_before_the_archive_has_deleted_it() {
     let store = open(&Disk::default(), Workers::Caller).unwrap();
     let empty = store.bytes();
