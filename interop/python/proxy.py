@@ -1,5 +1,5 @@
-"""A bad network: forwards connections, and cuts, stalls, delays and splits them, resets their streams and loses their
-trailers, at random, so often and then no more."""
+"""A bad network: forwards connections, and cuts, forgets, stalls, delays and splits them, resets their streams and loses
+their trailers, at random, so often and then no more."""
 
 import argparse
 import asyncio
@@ -9,11 +9,12 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--port", type=int, required=True, help="where clients come")
 parser.add_argument("--to", type=int, required=True, help="the server's port")
 parser.add_argument("--cuts", type=int, default=12, help="how many connections are cut before they are left alone")
+parser.add_argument("--forgets", type=int, default=0, help="how many of these are forgotten: nothing passes, nobody is told")
 parser.add_argument("--trailers", type=int, default=2, help="how many trailers are lost before they arrive")
 parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="printed at the start")
 options = parser.parse_args()
 chance = random.Random(options.seed)
-cuts_left, trailers_left = options.cuts, options.trailers
+cuts_left, forgets_left, trailers_left = options.cuts, options.forgets, options.trailers
 
 # HTTP/2 (RFC 9113 §6, §7); of the reasons for a reset those that libraries make something else of.
 HEADERS, RST_STREAM, END_STREAM = 1, 3, 1
@@ -59,7 +60,7 @@ async def answers(reader, writer, reset_at):
 
 
 async def connection(client_reader, client_writer):
-    global cuts_left
+    global cuts_left, forgets_left
     server_writer = None
     pumps = []
     try:
@@ -67,13 +68,22 @@ async def connection(client_reader, client_writer):
         seconds, reset_at = None, None
         if cuts_left > 0:
             cuts_left -= 1
-            seconds = chance.uniform(0.02, 0.4)
-            if chance.random() < 0.5:
+            seconds = chance.uniform(0.02, 0.4) if forgets_left == 0 else chance.uniform(0.2, 0.6)
+            if forgets_left == 0 and chance.random() < 0.5:
                 # Where nothing comes that could be reset, it is cut after all.
                 reset_at, seconds = asyncio.get_running_loop().time() + seconds, seconds + 1
         pumps.append(asyncio.ensure_future(requests(client_reader, server_writer)))
         pumps.append(asyncio.ensure_future(answers(server_reader, client_writer, reset_at)))
-        await asyncio.wait(pumps, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        ended, _ = await asyncio.wait(pumps, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not ended and forgets_left > 0:
+            forgets_left -= 1
+            print("forgotten", flush=True)
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            # Until the client notices.
+            while await client_reader.read(65_536):
+                pass
     except OSError:
         pass
     finally:

@@ -11,8 +11,15 @@ import grpc
 from protobuf.stream_service_pb2 import Request
 from protobuf.stream_service_pb2_grpc import StreamServiceStub
 
-# A connection that a network has forgotten is noticed, and a server that was away is tried again soon.
-OPTIONS = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000), ("grpc.max_reconnect_backoff_ms", 1_000)]
+# A connection that a network has forgotten is noticed, and a server that was away is tried again soon. This library also
+# sends PINGs of its own, behind which those of the keepalive wait, and few of either while it only receives.
+OPTIONS = [
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
 
 
 # [resume]
