@@ -27,8 +27,8 @@ pub(super) struct Work {
     quiet: Duration,
     /// There is something to do now.
     is_wanted: bool,
-    /// How often something was moved.
-    moved: u64,
+    /// How often something was moved, or deleted from the archive.
+    done: u64,
     /// How often that failed, and why it did the last time.
     failures: u64,
     failure: String,
@@ -42,7 +42,7 @@ impl Work {
             committed: Instant::now(),
             quiet,
             is_wanted: false,
-            moved: 0,
+            done: 0,
             failures: 0,
             failure: String::new(),
             is_stopped: false,
@@ -101,18 +101,18 @@ impl Shared {
         let until = Instant::now() + self.patience;
         let failures = self.work.lock().failures;
         loop {
-            // Before it is looked: what is moved from now on is another time.
-            let moved = self.work.lock().moved;
+            // Before it is looked: what is done from now on is another time.
+            let done = self.work.lock().done;
             let bytes = self.index.lock().memory_to_move();
             if bytes <= self.index_bytes {
                 return Ok(());
             }
             self.wake_mover();
             let mut work = self.work.lock();
-            while work.moved == moved {
+            while work.done == done {
                 let why = if work.failures > failures {
                     work.failure.clone()
-                } else if self.changed.wait_until(&mut work, until).timed_out() && work.moved == moved {
+                } else if self.changed.wait_until(&mut work, until).timed_out() && work.done == done {
                     format!("it did not take enough of that within {:?}", self.patience)
                 } else {
                     continue;
@@ -178,6 +178,7 @@ impl Shared {
     pub(super) fn work_off(&self, is_quiet: bool) -> Result<(), StoreError> {
         self.delete()?;
         while self.is_pressed(&self.index.lock()) && !self.is_stopped() {
+            self.delete()?;
             let is_large = self.is_large(&self.index.lock());
             let any_ended = is_large && self.move_some(|index| index.next_ended(MOVED_RUNS))?;
             let any_oldest = self.move_some(|index| index.next_to_move().into_iter().collect())?;
@@ -237,9 +238,14 @@ impl Shared {
         }
         drop(index);
         put?;
-        self.work.lock().moved += 1;
-        self.changed.notify_all();
+        self.done();
         Ok(true)
+    }
+
+    /// Lets whoever waits for memory look again.
+    fn done(&self) {
+        self.work.lock().done += 1;
+        self.changed.notify_all();
     }
 
     /// Frees the oldest segments that nobody needs; says whether there were any.
@@ -264,6 +270,7 @@ impl Shared {
             }
             let runs = delete(&self.archive, &doomed)?;
             self.index.lock().deleted(&runs);
+            self.done();
         }
         Ok(())
     }

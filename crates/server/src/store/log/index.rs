@@ -31,7 +31,7 @@ pub(in super::super) struct Index {
     /// Whom a key was bound to last, where the archive does not say so yet.
     pub(super) keys: HashMap<Key, RunId>,
     /// Runs that are no longer there, but of which the archive may still hold something.
-    deleted: BTreeMap<RunId, Deleted>,
+    pub(super) deleted: BTreeMap<RunId, Deleted>,
     /// How many of `deleted` keep each segment.
     deleted_in: BTreeMap<u64, usize>,
     /// Ended runs that a commit in flight changes: they stay.
@@ -53,9 +53,9 @@ pub(in super::super) struct Index {
 }
 
 /// What is known of a run that was deleted, until the archive has deleted it.
-struct Deleted {
+pub(super) struct Deleted {
     /// Its keys, as far as the archive has not seen them.
-    unseen: Vec<Key>,
+    pub(super) unseen: Vec<Key>,
     /// What it takes in the archive.
     bytes: u64,
     /// The first segment that is kept so long: the one that tells of the deletion, or the run would be there again after a
@@ -292,7 +292,7 @@ impl Index {
         let oldest = self.live.front().map_or(segment, |oldest| oldest.segment.number);
         let segment = if is_bound { oldest } else { segment };
         if let std::collections::btree_map::Entry::Vacant(entry) = self.deleted.entry(run) {
-            entry.insert(Deleted { unseen, bytes, segment });
+            self.memory += entry.insert(Deleted { unseen, bytes, segment }).memory();
             *self.deleted_in.entry(segment).or_default() += 1;
             self.doomed_bytes += bytes;
         }
@@ -312,6 +312,7 @@ impl Index {
         for run in runs {
             let Some(deleted) = self.deleted.remove(run) else { continue };
             self.doomed_bytes -= deleted.bytes;
+            self.memory = self.memory.saturating_sub(deleted.memory());
             if let Some(count) = self.deleted_in.get_mut(&deleted.segment) {
                 *count -= 1;
                 if *count == 0 {
@@ -478,8 +479,7 @@ impl Index {
         for run in runs {
             self.remove(run);
         }
-        self.memory = self.runs.values().map(|state| state.memory()).sum();
-        self.staying = self.runs.values().map(|state| state.staying()).sum();
+        self.count_memory();
     }
 }
 

@@ -1,9 +1,9 @@
-//! What the index takes in memory, about, and how much of that leaves it when runs move to the archive. It counts, and
+//! What the index takes in memory, about, and how much of that leaves it when runs move to the archive, or leave that. It counts, and
 //! decides nothing.
 
 use outflow_engine::{RunId, Start};
 
-use super::index::{Index, State};
+use super::index::{Deleted, Index, State};
 
 /// About what a run costs in memory beside what it says of itself: its state, and its places in maps and sets.
 const RUN_BYTES: usize = size_of::<State>() + 3 * size_of::<RunId>() + 64;
@@ -33,15 +33,34 @@ impl State {
     }
 }
 
+/// About what a deleted run costs beside its keys: a place in a map.
+const DELETED_BYTES: usize = (size_of::<RunId>() + size_of::<Deleted>()) * 3 / 2;
+
+impl Deleted {
+    /// What it takes in memory.
+    pub(super) fn memory(&self) -> usize {
+        DELETED_BYTES + self.unseen.iter().map(|key| key.0.len() + 128).sum::<usize>()
+    }
+}
+
 impl Index {
+    /// Counts all anew.
+    pub(super) fn count_memory(&mut self) {
+        let deleted: usize = self.deleted.values().map(Deleted::memory).sum();
+        self.memory = self.runs.values().map(|state| state.memory()).sum::<usize>() + deleted;
+        self.staying = self.runs.values().map(|state| state.staying()).sum();
+    }
+
     /// Bytes of memory that all this takes, about.
     #[cfg(test)]
     pub(in super::super) fn memory(&self) -> usize {
         self.memory
     }
 
-    /// Bytes of memory that would be free if all that can were moved to the archive, about; 0 where nothing can.
+    /// Bytes of memory that would be free if the archive had all that it can take and had deleted what was deleted, about; 0
+    /// where there is nothing for it.
     pub(in super::super) fn memory_to_move(&self) -> usize {
-        if self.ended.is_empty() && self.live.len() < 2 { 0 } else { self.memory.saturating_sub(self.staying) }
+        let is_all_new = self.ended.is_empty() && self.deleted.is_empty() && self.live.len() < 2;
+        if is_all_new { 0 } else { self.memory.saturating_sub(self.staying) }
     }
 }

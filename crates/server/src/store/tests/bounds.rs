@@ -68,6 +68,34 @@ fn small_runs_that_ended_wait_for_the_archive_before_the_index_grows_beyond_its_
     assert!(store.shared().index.lock().memory() > 1_000_000);
 }
 
+#[test]
+fn deletions_wait_for_the_archive_before_the_index_grows_beyond_its_bound() {
+    let store = open(&Disk::default(), Workers::Caller);
+    for n in 1..=60 {
+        store.commit(&small_runs(n), Room::Ordinary).unwrap();
+        store.shared().work_off(true).unwrap();
+    }
+    let deletions = |n: u64| Batch {
+        in_service: Duration::from_secs(100),
+        records: (n * 100..n * 100 + 100).map(|n| (id(n), Record::Deleted)).collect(),
+    };
+    let mut refused = 0;
+    for n in 1..=60 {
+        if let Err(error) = store.commit(&deletions(n), Room::Ordinary) {
+            assert!(matches!(&error, StoreError::Full(said) if said.contains("memory")), "{error}");
+            refused += 1;
+            store.shared().work_off(false).unwrap();
+            store.commit(&deletions(n), Room::Ordinary).unwrap();
+        }
+        let bytes = store.shared().index.lock().memory();
+        assert!(bytes < 600_000, "{bytes} bytes");
+    }
+    assert!(refused > 0);
+    store.shared().work_off(true).unwrap();
+    assert_eq!(store.shared().index.lock().memory(), 0);
+    assert!(store.list(&Filter::default(), None, 10).unwrap().is_empty());
+}
+
 /// Commits until that is refused because the archive, which fails, would have to take something; then the archive is there
 /// again.
 fn fill_and_heal(archive: &Disk, store: &Embedded, batch: impl Fn(u64) -> Batch) -> (String, u64) {
