@@ -147,11 +147,11 @@ impl ClientBuilder {
         self
     }
 
-    /// The largest HTTP/2 frame that the server may send. Default 1 MiB; from 65,536 to 2^24 - 1 bytes.
+    /// The largest HTTP/2 frame that the server may send. Default 128 KiB; from 65,536 to 2^24 - 1 bytes.
     ///
     /// HTTP/2's own default, 16 KiB, doubles what a large response costs the server. A frame is handed on when it is
-    /// whole: on a way so slow that one takes longer than three heartbeats or a PING may, 30 s unless set otherwise,
-    /// large responses want smaller frames.
+    /// whole: a way so slow that one takes longer than three heartbeats or a PING may, 30 s unless set otherwise, is
+    /// taken for a silent one.
     pub fn frame_bytes_max(mut self, bytes: u32) -> Self {
         self.0.frame_bytes_max = bytes;
         self

@@ -62,7 +62,7 @@
 //!
 //! # What it costs
 //! Frames are split where they lie and texts share the buffer that they came in. The windows are large (4 MiB a stream,
-//! 16 of them a connection) and HTTP/2 frames may have 1 MiB, because that halves what large responses cost the server,
+//! 16 of them a connection) and HTTP/2 frames may have 128 KiB, because that halves what large responses cost the server,
 //! and because a connection whose window a few unread streams can fill stands still; see [`ClientBuilder`]. Where many
 //! responses come at once, [`Responses::next_batch`] spares an `await` for each.
 //!

@@ -2,13 +2,15 @@
 
 mod support;
 
-use std::{future::poll_fn, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use h2::Reason;
 use outflow_client::{BreakCause, Client, Code, Fetch, FetchError};
-use support::{COMPLETE, OK, frame, map, response, responses, serve, serve_with, soon};
+use support::{COMPLETE, Call, OK, frame, map, response, responses, serve, serve_connection, serve_with, soon};
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, split},
     sync::mpsc,
+    task::JoinSet,
     time::{Instant, sleep},
 };
 
@@ -131,6 +133,41 @@ async fn a_stream_silent_for_three_heartbeats_is_broken() {
             response.unwrap();
         }
     }
+}
+
+/// A link of some mobile network: 20 KB/s, so that a megabyte takes most of a minute.
+#[tokio::test(start_paused = true)]
+async fn a_slow_way_is_not_taken_for_a_silent_one() {
+    let (ours, near) = tokio::io::duplex(1 << 10);
+    let (far, theirs) = tokio::io::duplex(1 << 10);
+    let mut server = JoinSet::new();
+    server.spawn(serve_connection(
+        theirs,
+        Arc::new(|mut call: Call| async move {
+            let mut stream = call.run();
+            stream.send_data(response(1, &"x".repeat((1 << 20) - 100)), false).unwrap();
+            stream.send_trailers(map(&[OK, COMPLETE])).unwrap();
+        }),
+    ));
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (split(near), split(far));
+    server.spawn(async move {
+        _ = tokio::io::copy(&mut from_client, &mut to_server).await;
+    });
+    server.spawn(async move {
+        let mut piece = [0; 1 << 10];
+        while let Ok(length @ 1..) = from_server.read(&mut piece).await {
+            sleep(SECOND / 20).await;
+            if to_client.write_all(&piece[..length]).await.is_err() {
+                break;
+            }
+        }
+    });
+    let client = Client::builder().no_resume().over(ours, "the pipe").await.unwrap();
+    let begin = Instant::now();
+    let mut stream = client.fetch(Fetch::id(1).heartbeat(10 * SECOND)).await.unwrap();
+    assert_eq!(soon(stream.next()).await.unwrap().unwrap().sequence, 1);
+    assert!(stream.next().await.is_none());
+    assert!(begin.elapsed() > 50 * SECOND, "{:?}", begin.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

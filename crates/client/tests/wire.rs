@@ -145,7 +145,7 @@ async fn the_server_is_told_of_large_windows_and_frames() {
     const FRAME: u16 = 5;
     let (settings, connection) = announced(Client::builder()).await;
     assert!(settings.contains(&(WINDOW, 4 << 20)), "{settings:?}");
-    assert!(settings.contains(&(FRAME, 1 << 20)), "{settings:?}");
+    assert!(settings.contains(&(FRAME, 1 << 17)), "{settings:?}");
     assert_eq!(connection, 64 << 20);
 
     let builder = Client::builder().stream_window_bytes(100_000).frame_bytes_max(1 << 16);

@@ -137,7 +137,8 @@ where
     serve_with(Client::builder().no_resume(), answer).await
 }
 
-async fn serve_connection<F, A>(io: DuplexStream, answer: Arc<F>)
+/// Serves on one end of a pipe.
+pub async fn serve_connection<F, A>(io: DuplexStream, answer: Arc<F>)
 where
     F: Fn(Call) -> A + Send + Sync + 'static,
     A: Future<Output = ()> + Send + 'static,
