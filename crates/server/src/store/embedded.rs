@@ -14,7 +14,7 @@ use super::{
     data::{self, Asked, Moment},
     directory::{self, Claimed},
     files::{Directory, Files},
-    log::{self, Base, Index, Log, Lookup, Opened, Size, Snapshot},
+    log::{self, Base, Index, Log, Lookup, Opened, Size, Snapshot, Unread},
     mover::Work,
 };
 
@@ -41,6 +41,8 @@ impl Default for Settings {
 
 /// How long a commit waits for the archive where the journal is at its bound.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long frames that the disk does not read are waited for, until they count as lost.
+const UNREAD_PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of frames that one transaction of the archive takes, about.
 pub(super) const MOVED_BYTES: usize = 8 << 20;
 /// Runs of the journal that are looked at under one lock.
@@ -96,6 +98,8 @@ pub(super) struct Shared {
     pub(super) index_bytes: usize,
     /// How long a commit waits for the archive.
     pub(super) patience: Duration,
+    /// How long frames that the disk does not read are waited for.
+    pub(super) unread_patience: Duration,
     pub(super) work: Mutex<Work>,
     /// There is work, or the mover has done some.
     pub(super) changed: Condvar,
@@ -134,6 +138,7 @@ impl Embedded {
             // What lies in the newest segment alone cannot be moved, and must not be waited for.
             index_bytes: settings.index_bytes.max(settings.segment_bytes as usize),
             patience: if is_threaded { PATIENCE } else { Duration::ZERO },
+            unread_patience: if is_threaded { UNREAD_PATIENCE } else { Duration::ZERO },
             work: Mutex::new(Work::new(workers)),
             changed: Condvar::new(),
         });
@@ -366,7 +371,7 @@ impl Shared {
         // the archive has nothing newer than the index now, and all that the index no longer has.
         Ok(Moment {
             archive: self.archive.snapshot()?,
-            live: index.moment(MOVED_BYTES).into_iter().map(|snapshot| Ok(to_move(snapshot))),
+            live: index.moment(MOVED_BYTES).into_iter().map(|snapshot| to_move(snapshot, Unread::Refused)),
             deleted: index.to_delete(usize::MAX),
             in_service: index.in_service(),
         })
@@ -374,14 +379,17 @@ impl Shared {
 }
 
 /// What the archive is given of a run.
-pub(super) fn to_move(snapshot: Snapshot) -> Moved {
+///
+/// # Errors
+/// As [`log::salvage`].
+pub(super) fn to_move(snapshot: Snapshot, unread: Unread) -> Result<Moved, StoreError> {
     let Snapshot { mut record, extents, first, last, whole, archived_bytes, keys } = snapshot;
-    let (chunks, _) = log::salvage(&extents, record.id, first);
+    let (chunks, _) = log::salvage(&extents, record.id, first, unread)?;
     if !whole {
         // It goes on in the journal, and so does what is known of it.
         record.last = last;
         record.bytes = archived_bytes + chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
         record.ended = None;
     }
-    Moved { record, chunks, keys }
+    Ok(Moved { record, chunks, keys })
 }

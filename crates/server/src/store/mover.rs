@@ -1,14 +1,17 @@
 //! How runs leave the live journal: what has ended, and what holds back its oldest segment, moves to the archive, and what
 //! was deleted is deleted there, too. It owns when that is done and how much at once. It runs beside commits and readers.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use outflow_engine::{Key, RunId, StoreError};
 
 use super::{
     archive::{Archive, Moved},
     embedded::{MOVED_BYTES, Shared, Workers, to_move},
-    log::{Doomed, Index, Snapshot},
+    log::{Doomed, Index, Snapshot, Unread},
 };
 
 /// After so long without a commit, what has ended leaves the journal.
@@ -27,6 +30,8 @@ pub(super) struct Work {
     quiet: Duration,
     /// There is something to do now.
     is_wanted: bool,
+    /// Runs of which the disk did not read something, and since when.
+    unread: HashMap<RunId, Instant>,
     /// How often something was moved, or deleted from the archive.
     done: u64,
     /// How often that failed, and why it did the last time.
@@ -42,6 +47,7 @@ impl Work {
             committed: Instant::now(),
             quiet,
             is_wanted: false,
+            unread: HashMap::new(),
             done: 0,
             failures: 0,
             failure: String::new(),
@@ -206,7 +212,7 @@ impl Shared {
 
     /// Moves runs that `next` names, as many as one transaction takes; says whether there were any.
     fn move_some(&self, mut next: impl FnMut(&mut Index) -> Vec<RunId>) -> Result<bool, StoreError> {
-        let mut moved = Vec::new();
+        let (mut moved, mut unread) = (Vec::new(), None);
         let mut bytes = 0;
         let mut seen = std::collections::HashSet::new();
         while bytes < MOVED_BYTES && moved.len() < MOVED_RUNS {
@@ -220,12 +226,20 @@ impl Shared {
                 break;
             }
             for snapshot in snapshots {
+                let run = snapshot.record.id;
                 bytes += snapshot.extents.bytes() as usize;
-                moved.push(to_move(snapshot));
+                match to_move(snapshot, self.patience_with(run)) {
+                    Ok(whole) => moved.push(whole),
+                    Err(error) => {
+                        self.index.lock().not_moved(run);
+                        self.work.lock().unread.entry(run).or_insert_with(Instant::now);
+                        unread = Some(error);
+                    }
+                }
             }
         }
         if moved.is_empty() {
-            return Ok(false);
+            return unread.map_or(Ok(false), Err);
         }
         let in_service = self.index.lock().in_service();
         let put = self.archive.put(&moved, in_service);
@@ -238,14 +252,30 @@ impl Shared {
         }
         drop(index);
         put?;
-        self.done();
-        Ok(true)
+        self.done(moved.iter().map(|moved| moved.record.id));
+        // What could be read is moved, and the rest of it is tried again.
+        unread.map_or(Ok(true), Err)
     }
 
-    /// Lets whoever waits for memory look again.
-    fn done(&self) {
-        self.work.lock().done += 1;
+    /// Notes that the archive has something new of these runs, or nothing any more: whoever waits for memory looks again.
+    fn done(&self, runs: impl Iterator<Item = RunId>) {
+        let mut work = self.work.lock();
+        work.done += 1;
+        if !work.unread.is_empty() {
+            runs.for_each(|run| _ = work.unread.remove(&run));
+        }
         self.changed.notify_all();
+    }
+
+    /// Whether frames of a run that the disk does not read are still waited for: one bad place must not hold the journal for
+    /// ever.
+    fn patience_with(&self, run: RunId) -> Unread {
+        let since = self.work.lock().unread.get(&run).copied();
+        if since.is_some_and(|since| since.elapsed() >= self.unread_patience) {
+            Unread::Lost
+        } else {
+            Unread::Refused
+        }
     }
 
     /// Frees the oldest segments that nobody needs; says whether there were any.
@@ -270,7 +300,7 @@ impl Shared {
             }
             let runs = delete(&self.archive, &doomed)?;
             self.index.lock().deleted(&runs);
-            self.done();
+            self.done(runs.into_iter());
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ use super::{
     directory::{self, ARCHIVE, Claimed, MARKER},
     embedded::{MOVED_BYTES, to_move},
     files::{Directory, Files},
-    log::{self, Doomed, Index, Opened, Size},
+    log::{self, Doomed, Index, Opened, Size, Unread},
 };
 
 /// The question for a backup is this, and the path of the new directory.
@@ -77,7 +77,7 @@ pub(crate) fn check(path: &Path, tell: &mut dyn FnMut(&str)) -> Result<Checked, 
         // One that is archived in part was counted there.
         checked.runs += u64::from(piece.whole && archived.is_none());
         let counted = archived.map_or(0, |record| record.last.get()).max(piece.record.first.get() - 1);
-        let (chunks, is_whole) = log::salvage(&piece.extents, run, first);
+        let (chunks, is_whole) = log::salvage(&piece.extents, run, first, Unread::Refused)?;
         checked.bytes += chunks.iter().map(|chunk| kept_bytes(chunk, counted)).sum::<u64>();
         if !is_whole {
             tell(&format!("live journal: run {run}: some of the responses {first} to {last} are damaged, and lost"));
@@ -133,7 +133,7 @@ pub(crate) fn backup(path: &Path, target: &Path) -> Result<(), StoreError> {
     let idle = open(path)?;
     let moment = Moment {
         archive: idle.archive.snapshot()?,
-        live: idle.index.moment(MOVED_BYTES).into_iter().map(|snapshot| Ok(to_move(snapshot))),
+        live: idle.index.moment(MOVED_BYTES).into_iter().map(|snapshot| to_move(snapshot, Unread::Refused)),
         deleted: idle.index.to_delete(usize::MAX),
         in_service: idle.index.in_service(),
     };

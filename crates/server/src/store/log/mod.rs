@@ -24,7 +24,7 @@ use outflow_engine::{Batch, Record, Room, RunId, Sequence, StoreError};
 use parking_lot::Mutex;
 
 pub(super) use index::{Doomed, Index, Lookup, Snapshot};
-pub(super) use read::{read, salvage};
+pub(super) use read::{Unread, read, salvage};
 pub(super) use record::DirectoryId;
 use record::{BATCH_BYTES, BatchHead, HEAD_BYTES, HEADER_BYTES, Head};
 pub(super) use replay::{Base, Opened, open};

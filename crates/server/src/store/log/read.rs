@@ -78,17 +78,32 @@ pub(in super::super) fn read(
     Ok(frames.into_chunks())
 }
 
+/// What to make of a place that the disk does not read, where it may do so later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Unread {
+    /// It is an error.
+    Refused,
+    /// It is as lost as what is damaged.
+    Lost,
+}
+
 /// All that is readable of `run` in `extents` from `from` on, and whether that is all there was.
-pub(in super::super) fn salvage(extents: &Extents, run: RunId, from: Sequence) -> (Vec<Chunk>, bool) {
+///
+/// # Errors
+/// Where the disk does not read something, unless that is to be taken for lost.
+pub(in super::super) fn salvage(
+    extents: &Extents,
+    run: RunId,
+    from: Sequence,
+    unread: Unread,
+) -> Result<(Vec<Chunk>, bool), StoreError> {
     let mut frames = Gathered::new(run, from);
     let mut whole = true;
     for extent in &extents.list {
-        // A disk that fails to read a place fails again; a second attempt is for one that did not.
-        let walk =
-            extents.walk(extent, &mut frames, Gaps::Skip).or_else(|_| extents.walk(extent, &mut frames, Gaps::Skip));
-        let why = match walk {
+        let why = match extents.walk(extent, &mut frames, Gaps::Skip) {
             Ok(Walk::Whole) => continue,
             Ok(Walk::Gap) => "what lies there is not what was written".to_owned(),
+            Err(error) if unread == Unread::Refused => return Err(error),
             Err(error) => error.to_string(),
         };
         let segment = &extents.segments[extent.segment];
@@ -100,7 +115,7 @@ pub(in super::super) fn salvage(extents: &Extents, run: RunId, from: Sequence) -
             extent.offset + extent.length,
         );
     }
-    (frames.into_chunks(), whole)
+    Ok((frames.into_chunks(), whole))
 }
 
 /// What to do where a sequence is missing.

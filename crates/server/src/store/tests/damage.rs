@@ -339,3 +339,31 @@ fn a_check_says_what_is_damaged_and_changes_nothing() {
     std::fs::write(&segment, &bytes).unwrap();
     assert_eq!(check(&folder.path()), Vec::<String>::new(), "a check changes nothing");
 }
+
+#[test]
+fn what_a_disk_does_not_read_is_waited_for_before_it_is_lost() {
+    for times in [1, usize::MAX] {
+        let disk = Disk::default();
+        let store = open(&disk);
+        commit(&store, 1, [(id(1), start(&[])), (id(1), Record::Frames(frames(1, 10, 100))), (id(1), ended(1))]);
+        commit(&store, 2, [(id(2), start(&[])), (id(2), Record::Frames(frames(1, 53, 1_200))), (id(2), ended(1))]);
+        let (name, _) = find(&disk, &frames(1, 10, 100));
+        let (other, _) = find(&disk, &frames(1, 53, 1_200));
+        assert_ne!(name, other);
+        disk.fail_reads(&name, 0, times);
+        let said = store.shared().work_off(true).unwrap_err().to_string();
+        assert!(said.contains(&name) && said.contains("unreadable sector"), "{said}");
+        // The other one has moved.
+        assert!(!store.shared().index.lock().is_here(id(2)));
+        store.shared().work_off(true).unwrap();
+        assert!(disk.heal_reads());
+        let read = store.read(id(1), Sequence::FIRST, 1);
+        if times == 1 {
+            assert_eq!(read_all(&store, id(1), 1), (expected(1, 10, 100), 10), "nothing is lost");
+        } else {
+            assert!(matches!(read, Err(StoreError::Damaged(_))), "{read:?}");
+        }
+        assert_eq!(read_all(&store, id(2), 1), (expected(1, 53, 1_200), 53));
+        commit(&store, 3, [(id(3), start(&[]))]);
+    }
+}

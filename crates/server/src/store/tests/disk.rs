@@ -59,14 +59,23 @@ pub(super) struct Failure {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Disk(Arc<Mutex<State>>);
 
+struct Unreadable {
+    file: usize,
+    /// It can be read so many times before.
+    after: usize,
+    /// And then so many times not.
+    times: usize,
+    failed: usize,
+}
+
 #[derive(Default)]
 struct State {
     names: BTreeMap<String, usize>,
     files: Vec<Content>,
     operations: Vec<Operation>,
     failure: Option<Failure>,
-    /// The file that cannot be read once after so many times, and whether that was met.
-    unreadable: Option<(usize, usize, bool)>,
+    /// Which file cannot be read.
+    unreadable: Option<Unreadable>,
     /// Extents that there are for all files.
     extents_max: Option<usize>,
     /// Extents that are kept beside the archive.
@@ -96,15 +105,15 @@ impl Disk {
         self.0.lock().failure.take().is_some()
     }
 
-    /// After so many times this file cannot be read once.
-    pub(super) fn fail_read(&self, name: &str, after: usize) {
+    /// After so many times this file cannot be read so many times.
+    pub(super) fn fail_reads(&self, name: &str, after: usize, times: usize) {
         let mut state = self.0.lock();
-        state.unreadable = Some((state.names[name], after, false));
+        state.unreadable = Some(Unreadable { file: state.names[name], after, times, failed: 0 });
     }
 
     /// Everything can be read; says whether something could not.
     pub(super) fn heal_reads(&self) -> bool {
-        self.0.lock().unreadable.take().is_some_and(|(.., is_met)| is_met)
+        self.0.lock().unreadable.take().is_some_and(|unreadable| unreadable.failed > 0)
     }
 
     /// From now on files get no more than so many bytes beyond what they have.
@@ -289,13 +298,13 @@ struct Open {
 impl Open {
     fn read_all(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         let mut state = self.disk.0.lock();
-        match &mut state.unreadable {
-            Some((file, 0, is_met)) if *file == self.file && !*is_met => {
-                *is_met = true;
+        if let Some(unreadable) = state.unreadable.as_mut().filter(|unreadable| unreadable.file == self.file) {
+            if unreadable.after > 0 {
+                unreadable.after -= 1;
+            } else if unreadable.failed < unreadable.times {
+                unreadable.failed += 1;
                 return Err(io::Error::other("unreadable sector"));
             }
-            Some((file, after, false)) if *file == self.file => *after -= 1,
-            _ => {}
         }
         let found = state.files[self.file].bytes.get(offset as usize..offset as usize + bytes.len());
         bytes.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);

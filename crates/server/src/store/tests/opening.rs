@@ -35,7 +35,7 @@ fn a_file_that_cannot_be_read_is_named_and_is_neither_damaged_nor_absent() {
     for name in names.iter().filter(|name| *name == "outflow" || name.ends_with(".journal")) {
         let mut refused = 0;
         for after in 0.. {
-            disk.fail_read(name, after);
+            disk.fail_reads(name, after, 1);
             let opened = open_on(&disk);
             if !disk.heal_reads() {
                 assert!(opened.is_ok(), "{after} reads are all");
