@@ -11,12 +11,13 @@ use std::{
 
 use clap::Args;
 use outflow_client::{Client, Code, ConnectError, Event, FetchError, Response, Responses};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     Continuation, Exit, continuation, log,
-    output::{Asked, Destination, Ending, Existing, Format, Kept, KeptError, Output, Printed, Printer, Wanted},
-    wait::{Clock, PipeReader, TooLong, at, signalled},
+    output::{
+        Asked, Destination, Ending, Existing, Format, Kept, KeptError, Output, Printed, Printer, Stuck, Wanted,
+    },
+    wait::{Clock, Interrupt, PipeReader, TooLong, at, interrupted},
 };
 
 /// Responses taken from the client at once, and printed with one write.
@@ -123,6 +124,9 @@ enum Failed {
     /// Ctrl-C, while the run goes on without us.
     #[error("interrupted")]
     Interrupted,
+    /// The same, while the output took nothing.
+    #[error("interrupted while nobody read the results")]
+    Stuck,
     /// Whoever read the results has enough.
     #[error("the pipe is closed")]
     Closed,
@@ -137,7 +141,7 @@ impl Failed {
             Failed::Connect(_) => Exit::NoConnection,
             Failed::TooLong(_) => Exit::TooLong,
             Failed::Closed => Exit::Done,
-            Failed::Interrupted => Exit::Interrupted,
+            Failed::Interrupted | Failed::Stuck => Exit::Interrupted,
             Failed::Open(_) | Failed::Receive(_) | Failed::Write(_) | Failed::Output(_) | Failed::System(_) => {
                 Exit::Failed
             }
@@ -145,7 +149,11 @@ impl Failed {
     }
 
     fn write(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::BrokenPipe { Self::Closed } else { Self::Write(error) }
+        match error {
+            error if error.kind() == io::ErrorKind::BrokenPipe => Self::Closed,
+            error if Stuck::is(&error) => Self::Stuck,
+            error => Self::Write(error),
+        }
     }
 }
 
@@ -174,7 +182,7 @@ impl Fetch {
             fetched
         });
         let Err(Stopped { why, advice }) = fetched else { return Exit::Done };
-        if !matches!(*why, Failed::Closed | Failed::Interrupted) {
+        if !matches!(*why, Failed::Closed | Failed::Interrupted | Failed::Stuck) {
             tracing::error!("{why}");
         }
         if let Some(advice) = advice {
@@ -189,7 +197,7 @@ impl Fetch {
         let mut to = Destination::claim(self.output.as_deref(), existing, self.wanted())?;
         // Nobody has to say anything about a run that ends with its reader, unless it was to fill a file: then the signal
         // ends this program.
-        let listen = || signal(SignalKind::interrupt()).map_err(Failed::System);
+        let listen = || Interrupt::listen().map_err(Failed::System);
         let is_journaled = self.linger.is_some() || self.key.is_some();
         let mut interrupt = to.listens_early(is_journaled).then(listen).transpose()?;
         if let Some(kept) = to.kept().filter(|kept| kept.is_whole()) {
@@ -199,7 +207,7 @@ impl Fetch {
         if let Some(kept) = to.kept().filter(|kept| kept.is_full()) {
             // It was killed between the last response and the end.
             let run = kept.run().map(|(run, _)| run.to_owned());
-            let (_, closed) = Printer::new(to.open(run)?, self.format()).finish(Ending::Well);
+            let (_, closed) = Printer::new(to.open(run)?, self.format(), None).finish(Ending::Well);
             return Ok(closed.map_err(Failed::write)?);
         }
         // The client library would make one too, but it could not be told.
@@ -207,7 +215,7 @@ impl Fetch {
         let request = self.request(to.kept(), made.as_deref(), &clock)?;
         let asked = tokio::select! {
             asked = self.ask(request, &clock) => asked,
-            () = signalled(interrupt.as_mut()) => Err(Failed::Interrupted),
+            () = interrupted(interrupt.as_ref()) => Err(Failed::Interrupted),
         };
         let mut responses = match asked {
             Ok(responses) => responses,
@@ -233,11 +241,11 @@ impl Fetch {
         if interrupt.is_none() && position.is_resumable() {
             interrupt = Some(listen()?);
         }
-        let mut printer = Printer::new(output, self.format());
-        let received = receive(&mut responses, &mut printer, &clock, interrupt).await;
+        let mut printer = Printer::new(output, self.format(), interrupt.clone());
+        let received = receive(&mut responses, &mut printer, &clock, interrupt.as_ref()).await;
         let ending = match &received {
             Ok(()) => Ending::Well,
-            Err(Failed::Write(_) | Failed::Closed) => Ending::Unwritten,
+            Err(Failed::Write(_) | Failed::Closed | Failed::Stuck) => Ending::Unwritten,
             Err(_) if responses.outcome().is_some() => Ending::Failed,
             Err(_) => Ending::Cut,
         };
@@ -282,7 +290,7 @@ impl Fetch {
                 None
             };
         }
-        let is_more = responses.outcome().is_none() || matches!(why, Failed::Write(_));
+        let is_more = responses.outcome().is_none() || matches!(why, Failed::Write(_) | Failed::Stuck);
         let run = position.run_id.as_deref().filter(|_| position.is_resumable() && is_more)?;
         // What was received and could not be written is asked for again.
         let Printed { responses, last } = printed;
@@ -433,7 +441,7 @@ async fn receive(
     responses: &mut Responses,
     printer: &mut Printer,
     clock: &Clock,
-    mut interrupt: Option<Signal>,
+    interrupt: Option<&Interrupt>,
 ) -> Result<(), Failed> {
     let mut batch: Vec<Response> = Vec::new();
     let reader = PipeReader::of(printer.output());
@@ -446,7 +454,7 @@ async fn receive(
                     received = &mut received => break received?,
                     () = at(printer.due()) => printer.note().map_err(Failed::write)?,
                     () = reader.gone() => return Err(Failed::Closed),
-                    () = signalled(interrupt.as_mut()) => return Err(Failed::Interrupted),
+                    () = interrupted(interrupt) => return Err(Failed::Interrupted),
                 }
             }
         };

@@ -2,7 +2,9 @@
 
 use std::{
     future::{Future, pending},
+    io,
     os::fd::AsFd as _,
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,7 +12,9 @@ use outflow_client::{Code, FetchError, Outcome};
 use tokio::{
     io::Interest,
     net::unix::pipe,
-    signal::unix::Signal,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
     time::{Instant, sleep_until, timeout_at},
 };
 
@@ -87,10 +91,42 @@ impl PipeReader {
     }
 }
 
-/// Resolves with the next signal; never where none is listened to.
-pub(super) async fn signalled(signal: Option<&mut Signal>) {
-    match signal {
-        Some(signal) => _ = signal.recv().await,
+/// Ctrl-C, once somebody listens to it: for who waits, and for who is in the middle of something that may take for ever.
+#[derive(Clone)]
+pub(super) struct Interrupt {
+    is_raised: watch::Receiver<bool>,
+    /// Never read: it owns the task that listens.
+    _listener: Arc<JoinSet<()>>,
+}
+
+impl Interrupt {
+    /// Listens from now on. From now on, too, the signal does not end the program by itself.
+    pub(super) fn listen() -> io::Result<Self> {
+        let mut signal = signal(SignalKind::interrupt())?;
+        let (raise, is_raised) = watch::channel(false);
+        let mut listener = JoinSet::new();
+        listener.spawn(async move {
+            signal.recv().await;
+            _ = raise.send(true);
+        });
+        Ok(Self { is_raised, _listener: Arc::new(listener) })
+    }
+
+    pub(super) fn is_raised(&self) -> bool {
+        *self.is_raised.borrow()
+    }
+
+    async fn raised(&self) {
+        if self.is_raised.clone().wait_for(|is_raised| *is_raised).await.is_err() {
+            pending().await
+        }
+    }
+}
+
+/// Resolves with the signal; never where none is listened to.
+pub(super) async fn interrupted(interrupt: Option<&Interrupt>) {
+    match interrupt {
+        Some(interrupt) => interrupt.raised().await,
         None => pending().await,
     }
 }

@@ -83,6 +83,34 @@ fn a_closed_pipe_leaves_the_run_alive_and_what_is_said_goes_on_with_it_when_it_i
 }
 
 #[test]
+fn who_is_interrupted_while_nobody_reads_the_pipe_ends_too_and_says_how_to_go_on() {
+    let server = Server::start(&[]);
+    let all = ["fetch", "1", "--server", &server.address, "--linger", "1m", "--format", "json"];
+    let many = ["--param", "jobs=1", "--param", "responses=20000", "--param", "size=100"];
+    let mut child =
+        outflow(&[&all[..], &many].concat()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    // Full, but for what is less than the largest piece that is written at once.
+    let is_full = || (rustix::io::ioctl_fionread(&stdout).unwrap() >= 60 * 1024).then_some(());
+    within(Duration::from_secs(20), is_full).expect("the pipe fills");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(wait(&mut child).code(), Some(130));
+    let mut printed = String::new();
+    std::io::Read::read_to_string(&mut stdout, &mut printed).unwrap();
+    let stderr = child.wait_with_output().unwrap().stderr;
+    let rest = paste(continuation(text(&stderr)));
+    assert!(rest.status.success(), "{rest:?}");
+    let sequence =
+        |line: &str| Some(serde_json::from_str::<serde_json::Value>(line).ok()?["sequence"].as_u64().unwrap());
+    // Of what the pipe has, the last lines may come again: nobody knew that they were read.
+    let printed: Vec<_> = printed.lines().map_while(sequence).collect();
+    let rest: Vec<_> = text(&rest.stdout).lines().map_while(sequence).collect();
+    assert!(rest[0] <= printed.len() as u64 + 1, "{} after {}", rest[0], printed.len());
+    assert!(printed.iter().copied().eq(1..=printed.len() as u64));
+    assert!(rest.iter().copied().eq(rest[0]..=20_000));
+}
+
+#[test]
 fn a_file_of_any_name_is_gone_on_with_when_what_is_said_is_pasted() {
     let server = Server::start(&[]);
     let folder = tempfile::tempdir().unwrap();

@@ -3,6 +3,7 @@
 
 mod bookmark;
 mod kept;
+mod paced;
 mod printer;
 mod progress;
 
@@ -16,6 +17,7 @@ use std::{
 pub(super) use self::{
     bookmark::Asked,
     kept::{Existing, Kept, KeptError, Wanted},
+    paced::Stuck,
     printer::{Ending, Format, Printed, Printer},
 };
 

@@ -13,7 +13,13 @@ use outflow_client::{Payload, Response};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{super::log, Output, kept::Kept, progress::Progress};
+use super::{
+    super::{log, wait::Interrupt},
+    Output,
+    kept::Kept,
+    paced::Paced,
+    progress::Progress,
+};
 
 /// Bytes gathered for one write.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -60,22 +66,24 @@ pub(in crate::cli) struct Printed {
 
 /// Prints responses in one format.
 pub(in crate::cli) struct Printer {
-    output: BufWriter<Output>,
+    output: BufWriter<Paced>,
     format: Format,
     progress: Option<Progress>,
     printed: Printed,
 }
 
 impl Printer {
-    pub(in crate::cli) fn new(output: Output, format: Format) -> Self {
+    /// With `interrupt` it is not waited for ever for who reads the output.
+    pub(in crate::cli) fn new(output: Output, format: Format, interrupt: Option<Interrupt>) -> Self {
         // With a pipe, whoever reads it writes to the terminal.
         let out_of_sight = !output.is_terminal() && output.pipe().is_none();
         let progress = (out_of_sight && io::stderr().is_terminal()).then(Progress::new);
-        Self { output: BufWriter::with_capacity(BUFFER_BYTES, output), format, progress, printed: Printed::default() }
+        let output = BufWriter::with_capacity(BUFFER_BYTES, Paced::new(output, interrupt));
+        Self { output, format, progress, printed: Printed::default() }
     }
 
     pub(in crate::cli) fn output(&self) -> &Output {
-        self.output.get_ref()
+        &self.output.get_ref().output
     }
 
     /// The file that results are written to, where that is one.
@@ -95,7 +103,7 @@ impl Printer {
 
     /// Makes durable what is printed, so that it need not be asked for again.
     pub(in crate::cli) fn note(&mut self) -> io::Result<()> {
-        if let Output::Kept(kept) = self.output.get_mut() {
+        if let Output::Kept(kept) = &mut self.output.get_mut().output {
             kept.note()?;
         }
         Ok(())
@@ -118,7 +126,7 @@ impl Printer {
         let Some(last) = responses.last() else { return Ok(()) };
         let count = responses.len() as u64;
         self.printed = Printed { responses: self.printed.responses + count, last: Some(last.sequence) };
-        if let Output::Kept(kept) = self.output.get_mut() {
+        if let Output::Kept(kept) = &mut self.output.get_mut().output {
             kept.count(count, last.sequence)?;
         }
         Ok(())
@@ -131,7 +139,7 @@ impl Printer {
         }
         let written = if ending == Ending::Unwritten { Ok(()) } else { self.write_end(ending) };
         // What could not be written is not tried again when it is dropped.
-        let (mut output, _) = self.output.into_parts();
+        let (Paced { mut output, .. }, _) = self.output.into_parts();
         let closed = written.and_then(|()| output.close(ending));
         (output, closed)
     }
