@@ -1,21 +1,21 @@
 //! Drives a run: starts its plan's jobs, job beside job, waits for them, for the run's closing, for the end of its linger
-//! or for a shutdown, and leaves none behind.
+//! or for a shutdown, and leaves none behind. While there is nothing to do it is no task: the run keeps it, and whoever
+//! changes something has it go on.
 
 use std::{
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
 use futures_util::FutureExt as _;
 use tokio::{
-    task::JoinSet,
-    time::{Instant, Sleep, sleep_until},
+    runtime::Handle,
+    task::AbortHandle,
+    time::{Instant, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use crate::{
     Cleanup, Code, Emitter, End, Job, JobError, JobErrors, JobIndex, Placement, Plan,
@@ -27,6 +27,10 @@ pub(crate) struct Surroundings {
     pub(crate) cleanup: Cleanup,
     /// Of a journaled run.
     pub(crate) journaled: Option<Box<Journaled>>,
+    /// Where it is driven.
+    pub(crate) home: Handle,
+    /// The engine's shutdown waits as long as there is one.
+    pub(crate) _token: TaskTrackerToken,
 }
 
 /// What makes driving a journaled run different.
@@ -40,26 +44,18 @@ pub(crate) struct Journaled {
     pub(crate) suspend: CancellationToken,
 }
 
-/// Why a driver looks up.
-enum Event {
-    JobEnded(JobIndex, Result<(), JobError>),
-    AllEnded,
-    /// The run was closed, its readers changed, or the engine drains.
-    Changed,
-    TimedOut,
-    Suspended,
+/// What a driver does after it looked.
+enum Step {
+    /// It waits until something changes.
+    Wait,
+    /// The same, but at most until then.
+    WaitUntil(Instant),
+    /// All is done, and no job is left.
+    Done,
 }
 
-type JobEnd = (JobIndex, Result<(), JobError>);
-
-/// Runs the jobs of `plan`, job beside job, until all have ended or the run was closed; then none is left.
-pub(crate) fn drive(run: Arc<Run>, plan: Plan, surroundings: Surroundings) -> impl Future<Output = ()> + Send {
-    let mut driver = Driver::new(run, plan, surroundings);
-    // Not an `async fn`, which would keep its arguments twice: every idle run has one of these.
-    async move { driver.drive().await }
-}
-
-struct Driver {
+/// Runs the jobs of a plan, job beside job, until all have ended or the run was closed; then none is left.
+pub(crate) struct Driver {
     run: Arc<Run>,
     surroundings: Surroundings,
     /// Jobs that have not begun, and the index of the first of them.
@@ -67,78 +63,122 @@ struct Driver {
     next: JobIndex,
     /// Jobs that have not ended.
     left: usize,
-    under_way: JoinSet<JobEnd>,
+    under_way: UnderWay,
     at_once: usize,
     job_errors: JobErrors,
     placement: Placement,
     /// The start of a job is durable before it happens.
     records_starts: bool,
+    /// No job begins or goes on; those that are under way are waited for.
+    is_closing: bool,
     /// Boxed, since most runs have none.
     first_error: Option<Box<JobError>>,
     /// The run's own.
     time_limit: Option<Duration>,
     deadline: Option<Instant>,
-    /// When the run may have to be closed: at its deadline, or a linger after its last reader left. Most have neither.
-    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// Jobs that have begun and are not gone, which are stopped where nobody drives them any more.
+struct UnderWay(Vec<(JobIndex, AbortHandle)>);
+
+impl UnderWay {
+    fn stop(&self) {
+        self.0.iter().for_each(|(_, job)| job.abort());
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }
 
 impl Driver {
-    fn new(run: Arc<Run>, plan: Plan, mut surroundings: Surroundings) -> Self {
+    pub(crate) fn new(run: Arc<Run>, plan: Plan, mut surroundings: Surroundings) -> Self {
         let journaled = surroundings.journaled.as_mut();
         Self {
             run,
             next: JobIndex(0),
             left: plan.jobs.len() - journaled.as_ref().map_or(0, |journaled| journaled.ended.len()),
+            under_way: UnderWay(Vec::with_capacity(plan.jobs.len().min(plan.jobs_at_once))),
             jobs: plan.jobs.into_iter(),
-            under_way: JoinSet::new(),
             at_once: plan.jobs_at_once,
             job_errors: plan.job_errors,
             placement: plan.placement,
             records_starts: journaled.is_some() && !plan.repeatable,
+            is_closing: false,
             first_error: journaled.and_then(|journaled| journaled.first_error.take()).map(Box::new),
             time_limit: plan.time_limit,
             deadline: None,
-            timer: None,
             surroundings,
         }
     }
 
-    async fn drive(&mut self) {
-        // No job starts before its run is durable.
-        if let Some(journaled) = &self.surroundings.journaled
-            && !Box::pin(started(&self.run, &journaled.suspend)).await
-        {
-            return self.run.suspend();
-        }
-        self.deadline = self.time_limit.and_then(|time| Instant::now().checked_add(time));
-        self.look();
-        let is_suspended = loop {
-            self.begin_jobs();
-            match poll_fn(|cx| self.poll_event(cx)).await {
-                Event::JobEnded(job, outcome) => {
-                    self.left -= 1;
-                    if let Some(error) = self.run.job_ended(job, outcome)
-                        && self.job_errors != JobErrors::Tolerate
-                    {
-                        self.first_error.get_or_insert_with(|| Box::new(error));
-                    }
+    /// Begins to drive.
+    pub(crate) fn begin(mut self) {
+        self.surroundings.home.clone().spawn(async move {
+            // No job starts before its run is durable.
+            if let Some(journaled) = &self.surroundings.journaled
+                && !started(&self.run, &journaled.suspend).await
+            {
+                return self.run.suspend();
+            }
+            self.deadline = self.time_limit.and_then(|time| Instant::now().checked_add(time));
+            self.drive().await;
+        });
+    }
+
+    /// Drives until there is nothing to do for now.
+    async fn drive(mut self) {
+        loop {
+            match self.look() {
+                Step::Done => return,
+                Step::WaitUntil(time) => {
+                    let changed = poll_fn(|cx| self.run.poll_changed(cx));
+                    // Either is a reason to look again.
+                    _ = timeout_at(time, changed).await;
                 }
-                Event::AllEnded => break false,
-                Event::Changed | Event::TimedOut => self.look(),
-                Event::Suspended => break true,
+                Step::Wait => return self.run.clone().put_away(Box::new(|| self.go_on())),
             }
-            if self.is_enough() {
-                break false;
-            }
-        };
-        if is_suspended {
-            self.suspend()
-        } else {
-            self.close()
         }
-        // Also waits until they are gone: a job that is dropped may leave something to finish, and whoever waits for
-        // this run waits for that, too.
-        self.under_way.shutdown().await;
+    }
+
+    /// Drives on, as a task again.
+    fn go_on(self) {
+        self.surroundings.home.clone().spawn(self.drive());
+    }
+
+    /// Does what there is to do.
+    fn look(&mut self) -> Step {
+        for (job, outcome) in self.run.jobs_gone() {
+            self.under_way.0.retain(|(other, _)| *other != job);
+            if let Some(outcome) = outcome.filter(|_| !self.is_closing) {
+                self.job_ended(job, outcome);
+            }
+        }
+        let mut until = None;
+        if !self.is_closing {
+            until = self.close_in_time();
+            self.begin_jobs();
+            self.is_closing = self.close_if_done();
+        }
+        match until {
+            _ if self.is_closing && self.under_way.0.is_empty() => Step::Done,
+            // Also waits until they are gone: a job that is dropped may leave something to finish, and whoever waits for
+            // this run waits for that, too.
+            _ if self.is_closing => Step::Wait,
+            Some(time) => Step::WaitUntil(time),
+            None => Step::Wait,
+        }
+    }
+
+    fn job_ended(&mut self, job: JobIndex, outcome: Result<(), JobError>) {
+        self.left -= 1;
+        if let Some(error) = self.run.job_ended(job, outcome)
+            && self.job_errors != JobErrors::Tolerate
+        {
+            self.first_error.get_or_insert_with(|| Box::new(error));
+        }
     }
 
     /// Whether no job is to begin or to go on.
@@ -151,7 +191,7 @@ impl Driver {
     }
 
     fn begin_jobs(&mut self) {
-        while self.under_way.len() < self.at_once
+        while self.under_way.0.len() < self.at_once
             && !self.is_enough()
             && !self.is_suspended()
             && let Some(job) = self.jobs.next()
@@ -164,9 +204,10 @@ impl Driver {
             }
             let emitter = Emitter::new(self.run.clone(), index, self.surroundings.cleanup.clone());
             let emitter = if self.placement == Placement::Compute { emitter.taking_turns() } else { emitter };
-            let recorded_in = self.records_starts.then(|| self.run.clone());
-            let jobs_on = self.surroundings.cleanup.runtime();
-            self.under_way.spawn_on(guarded(index, job, emitter, recorded_in), jobs_on);
+            let here = Here { run: self.run.clone(), job: index, is_told: false };
+            let work = guarded(job, emitter, here, self.records_starts);
+            let task = self.surroundings.cleanup.runtime().spawn(work);
+            self.under_way.0.push((index, task.abort_handle()));
         }
         if self.jobs.len() == 0 {
             // Their list, which a run may outlive by hours.
@@ -174,47 +215,39 @@ impl Driver {
         }
     }
 
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        let ended = self.under_way.poll_join_next(cx);
-        if let Poll::Ready(Some(ended)) = ended {
-            let (job, outcome) = ended.expect("jobs catch their panics, and only this set stops them");
-            return Poll::Ready(Event::JobEnded(job, outcome));
-        }
-        // Asked first, so that a suspension that follows is told.
-        let changed = self.run.poll_changed(cx);
-        if self.left > 0 && self.is_suspended() {
-            return Poll::Ready(Event::Suspended);
-        }
-        if ended.is_ready() {
-            return Poll::Ready(Event::AllEnded);
-        }
-        if changed.is_ready() {
-            return Poll::Ready(Event::Changed);
-        }
-        match &mut self.timer {
-            Some(timer) => timer.as_mut().poll(cx).map(|()| Event::TimedOut),
-            None => Poll::Pending,
-        }
-    }
-
-    /// Closes the run if it is time to, and else sets the timer for the next look.
-    fn look(&mut self) {
-        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+    /// Closes the run where its time is over; otherwise says when to look again.
+    fn close_in_time(&self) -> Option<Instant> {
+        let now = Instant::now();
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.run.close(End::Deadline);
-        } else if self.set_timer() == Deserted::Stopped {
-            let (id, linger, left) = (self.run.id(), self.run.linger(), self.left);
-            tracing::info!("run {id} stopped: nobody came back within {linger:?}, {left} jobs stopped");
+            return None;
         }
-    }
-
-    fn set_timer(&mut self) -> Deserted {
         let journaled = self.surroundings.journaled.as_ref();
         let lingers = journaled.is_some_and(|journaled| !journaled.draining.is_cancelled());
-        let deserted = if lingers { self.run.close_if_deserted(Instant::now()) } else { Deserted::No };
-        let stops_at = if let Deserted::Until(at) = deserted { Some(at) } else { None };
-        let next = [stops_at, self.deadline].into_iter().flatten().min();
-        self.timer = next.map(|at| Box::pin(sleep_until(at)));
-        deserted
+        let stops_at = match if lingers { self.run.close_if_deserted(now) } else { Deserted::No } {
+            Deserted::No => None,
+            Deserted::Until(at) => Some(at),
+            Deserted::Stopped => {
+                let (id, linger, left) = (self.run.id(), self.run.linger(), self.left);
+                tracing::info!("run {id} stopped: nobody came back within {linger:?}, {left} jobs stopped");
+                None
+            }
+        };
+        [stops_at, self.deadline].into_iter().flatten().min()
+    }
+
+    /// Stops all jobs where the run is to be left as it is, is enough, or has come to its end; says whether it is.
+    fn close_if_done(&mut self) -> bool {
+        if self.left > 0 && self.is_suspended() {
+            self.suspend();
+        } else if self.under_way.0.is_empty() || self.is_enough() {
+            self.close();
+        } else {
+            return false;
+        }
+        self.under_way.stop();
+        self.jobs = Vec::new().into_iter();
+        true
     }
 
     fn close(&mut self) {
@@ -227,7 +260,7 @@ impl Driver {
 
     /// Leaves the run for a restart to take up.
     fn suspend(&self) {
-        if self.records_starts && !self.under_way.is_empty() {
+        if self.records_starts && !self.under_way.0.is_empty() {
             let reason = "the server was shut down in the middle of a job that is not repeatable";
             self.run.close(End::Interrupted(reason.into()));
         }
@@ -247,22 +280,40 @@ async fn started(run: &Arc<Run>, suspend: &CancellationToken) -> bool {
 
 /// A job as a task that never panics. One that must not be executed twice starts when its start is durable.
 #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice, and every job has one of these")]
-fn guarded(
-    index: JobIndex,
-    job: Job,
-    emitter: Emitter,
-    recorded_in: Option<Arc<Run>>,
-) -> impl Future<Output = JobEnd> + Send {
+fn guarded(job: Job, emitter: Emitter, here: Here, records_start: bool) -> impl Future<Output = ()> + Send {
     async move {
-        if let Some(run) = recorded_in {
-            Box::pin(run.record_job_start(index)).await;
+        if records_start {
+            Box::pin(emitter.record_start()).await;
         }
         // Also what a job does before its first await may panic.
         let outcome = match catch_unwind(AssertUnwindSafe(|| job.start(emitter))) {
             Ok(work) => AssertUnwindSafe(work).catch_unwind().await,
             Err(panic) => Err(panic),
         };
-        (index, outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))))
+        here.leave(outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))));
+    }
+}
+
+/// Held by a job's task until all else of the job is gone; dropped, it tells the driver.
+struct Here {
+    run: Arc<Run>,
+    job: JobIndex,
+    is_told: bool,
+}
+
+impl Here {
+    /// The job ended by itself.
+    fn leave(mut self, outcome: Result<(), JobError>) {
+        self.is_told = true;
+        self.run.job_gone(self.job, Some(outcome));
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        if !self.is_told {
+            self.run.job_gone(self.job, None);
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     Budget, Cleanup, Clock, Limits, MemoryStore, Placement, Plan, Reader, Refusal, Request, RunId, Sequence, Source,
     SourceOptions, Store, StoreError, Timestamp,
     digest::Digest,
-    driver::{Journaled, Surroundings, drive},
+    driver::{Driver, Journaled, Surroundings},
     keeper::Keeper,
     run::{From, Run, RunPermit},
 };
@@ -195,29 +195,24 @@ impl Engine {
         let plan = self.within_limits(registered.source.plan(request)?)?;
         let run = Arc::new(Run::plain(id, plan.payload, self.limits.clone(), self.budget.clone(), permit));
         let place = run.attach(From::After(Sequence::NONE), request.limit(), None)?;
-        self.spawn_driver(run.clone(), plan, None, &Handle::current());
+        self.driver_of(run.clone(), plan, None, Handle::current()).begin();
         Ok(Reader::plain(run, place))
     }
 
-    /// Drives a run on the runtime `here`.
-    pub(crate) fn spawn_driver(&self, run: Arc<Run>, plan: Plan, journaled: Option<Box<Journaled>>, here: &Handle) {
-        self.tasks.spawn_on(self.driver_of(run, plan, journaled, here), here);
-    }
-
-    /// The driver of a run, which is to be driven on the runtime `here`.
+    /// The driver of a run, for the runtime `home`.
     pub(crate) fn driver_of(
         &self,
         run: Arc<Run>,
         plan: Plan,
         journaled: Option<Box<Journaled>>,
-        here: &Handle,
-    ) -> impl Future<Output = ()> + Send + use<> {
+        home: Handle,
+    ) -> Driver {
         let jobs_on = match plan.placement {
-            Placement::Reader => here.clone(),
-            Placement::Compute => self.compute.as_ref().unwrap_or(here).clone(),
+            Placement::Reader => &home,
+            Placement::Compute => self.compute.as_ref().unwrap_or(&home),
         };
-        let cleanup = Cleanup::new(self.tasks.clone(), jobs_on, self.hurry.clone());
-        drive(run, plan, Surroundings { cleanup, journaled })
+        let cleanup = Cleanup::new(self.tasks.clone(), jobs_on.clone(), self.hurry.clone());
+        Driver::new(run, plan, Surroundings { cleanup, journaled, home, _token: self.tasks.token() })
     }
 
     /// The runtime for what no connection asked for.

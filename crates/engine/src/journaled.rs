@@ -270,7 +270,7 @@ impl Engine {
         let Prepared { in_hand, plan } = new;
         in_hand.run.begin();
         let journaled = self.as_journaled(keeper, &plan, Vec::new(), None);
-        self.spawn_driver(in_hand.run, plan, Some(Box::new(journaled)), &Handle::current());
+        self.driver_of(in_hand.run, plan, Some(Box::new(journaled)), Handle::current()).begin();
         reader.map(Some)
     }
 

@@ -65,7 +65,7 @@ impl Engine {
         let begins_none = failed_fast || record.jobs.ended.len() == plan.jobs.len();
         if record.last == Sequence::NONE || !plan.repeatable || begins_none {
             run.take_up(BTreeMap::new(), not_before);
-            self.spawn_driver(run, plan, Some(Box::new(journaled)), &self.background());
+            self.driver_of(run, plan, Some(Box::new(journaled)), self.background()).begin();
             return;
         }
         self.repeat(keeper, record, run, plan, journaled, reading.clone(), not_before);
@@ -85,8 +85,8 @@ impl Engine {
     ) {
         let keeper = keeper.clone();
         let here = self.background();
-        let (drive, draining) =
-            (self.driver_of(run.clone(), plan, Some(Box::new(journaled)), &here), self.draining.clone());
+        let driver = self.driver_of(run.clone(), plan, Some(Box::new(journaled)), here.clone());
+        let draining = self.draining.clone();
         self.tasks.spawn_on(
             async move {
                 let id = record.id;
@@ -102,7 +102,7 @@ impl Engine {
                 match repeating {
                     Ok(repeating) => {
                         run.take_up(repeating, not_before);
-                        drive.await;
+                        driver.begin();
                     }
                     Err(error) => {
                         tracing::error!("run {id} cannot go on: {error}");

@@ -9,19 +9,12 @@
 mod append;
 mod commit;
 mod deliver;
+mod driven;
 mod permit;
 mod record;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use slab::Slab;
 use tokio::time::Instant;
@@ -39,6 +32,7 @@ pub(crate) use commit::{Committed, Gather};
 use deliver::Cursor;
 pub use deliver::Delivery;
 pub(crate) use deliver::{Attached, From, Next};
+use driven::Driven;
 pub(crate) use permit::RunPermit;
 use record::Recording;
 pub(crate) use record::Repeating;
@@ -51,9 +45,7 @@ pub struct Run {
     limits: Arc<Limits>,
     payload_bytes_max: usize,
     state: Mutex<State>,
-    /// The driver is to look: somebody else closed the run, the last reader left, or the engine drains.
-    is_changed: AtomicBool,
-    driver: AtomicWaker,
+    driven: Driven,
     _permit: Option<RunPermit>,
 }
 
@@ -152,8 +144,7 @@ impl Run {
                 last_left: None,
                 recording: recording.map(Box::new),
             }),
-            is_changed: AtomicBool::new(false),
-            driver: AtomicWaker::new(),
+            driven: Driven::default(),
             _permit: permit,
         }
     }
@@ -161,18 +152,6 @@ impl Run {
     /// This run's name.
     pub fn id(&self) -> RunId {
         self.id
-    }
-
-    /// Ready when the driver is to look, once each time; it has one task.
-    pub(crate) fn poll_changed(&self, cx: &Context<'_>) -> Poll<()> {
-        self.driver.register(cx.waker());
-        if self.is_changed.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    /// Has the driver look.
-    pub(crate) fn tell_driver(&self) {
-        self.is_changed.store(true, Ordering::Release);
-        self.driver.wake();
     }
 
     /// Whether nothing more is appended.

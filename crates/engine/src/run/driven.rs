@@ -1,0 +1,104 @@
+//! What a run's driver waits for: that a job is gone, or that somebody else changed something. A driver that has nothing to
+//! do is put away here.
+
+use std::{
+    mem,
+    task::{Context, Poll, Waker},
+};
+
+use parking_lot::Mutex;
+
+use super::Run;
+use crate::{JobError, JobIndex};
+
+/// How a job ended, where it was not stopped.
+type Outcome = Option<Result<(), JobError>>;
+
+/// Where a run's driver is. Its lock may be taken inside that of the run's state, never the other way round.
+#[derive(Default)]
+pub(super) struct Driven(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    driver: Driver,
+    /// The driver is to look.
+    is_changed: bool,
+    /// Jobs that are gone, of which the driver was not told yet.
+    gone: Vec<(JobIndex, Outcome)>,
+}
+
+#[derive(Default)]
+enum Driver {
+    /// It looks, or there is none.
+    #[default]
+    Elsewhere,
+    /// A task that waits.
+    Waits(Waker),
+    /// No task: this has it go on.
+    PutAway(Box<dyn FnOnce() + Send>),
+}
+
+impl State {
+    /// Takes note of a change, and gives whom to tell.
+    fn change(&mut self) -> Driver {
+        let driver = mem::take(&mut self.driver);
+        // One that goes on looks anyway.
+        self.is_changed = !matches!(driver, Driver::PutAway(_));
+        driver
+    }
+}
+
+impl Driver {
+    fn tell(self) {
+        match self {
+            Driver::Elsewhere => {}
+            Driver::Waits(waker) => waker.wake(),
+            Driver::PutAway(go_on) => go_on(),
+        }
+    }
+}
+
+impl Run {
+    /// Ready when the driver is to look, once each time; it has one task.
+    pub(crate) fn poll_changed(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.driven.0.lock();
+        if mem::take(&mut state.is_changed) {
+            return Poll::Ready(());
+        }
+        state.driver = Driver::Waits(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Keeps the driver, which is no task from here on, until it is to look: then `go_on` is called, where somebody
+    /// changes something and must not be held up.
+    pub(crate) fn put_away(&self, go_on: Box<dyn FnOnce() + Send>) {
+        let mut state = self.driven.0.lock();
+        if mem::take(&mut state.is_changed) {
+            drop(state);
+            go_on();
+        } else {
+            state.driver = Driver::PutAway(go_on);
+        }
+    }
+
+    /// Has the driver look.
+    pub(crate) fn tell_driver(&self) {
+        let driver = self.driven.0.lock().change();
+        driver.tell();
+    }
+
+    /// Tells the driver that nothing of a job is left.
+    pub(crate) fn job_gone(&self, job: JobIndex, outcome: Outcome) {
+        let driver = {
+            let mut state = self.driven.0.lock();
+            state.gone.push((job, outcome));
+            state.change()
+        };
+        driver.tell();
+    }
+
+    /// Jobs that are gone since this was last asked.
+    pub(crate) fn jobs_gone(&self) -> Vec<(JobIndex, Outcome)> {
+        mem::take(&mut self.driven.0.lock().gone)
+    }
+}
