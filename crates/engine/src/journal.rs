@@ -157,8 +157,8 @@ struct Tail {
     used: usize,
     /// What `buffer` counts in the budget.
     share: Option<Share>,
-    /// What comes before `buffer` in this block.
-    parts: SmallVec<[Bytes; 1]>,
+    /// What comes before `buffer` in this block: nothing, where all payloads are small.
+    parts: Vec<Bytes>,
     /// Bytes in `parts`.
     parts_bytes: usize,
 }
@@ -180,13 +180,12 @@ impl Tail {
         self.share.get_or_insert_with(|| budget.share()).grow_to(self.buffer.capacity());
     }
 
-    /// Ends `buffer` where it is written, as a part.
-    fn end_part(&mut self) {
+    /// Ends `buffer` where it is written, and gives it as a part.
+    fn end_part(&mut self) -> Bytes {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.truncate(std::mem::take(&mut self.used));
-        self.parts_bytes += buffer.len();
         let share = self.share.take().expect("a buffer is counted since it grew");
-        self.parts.push(share.pays_for(buffer));
+        share.pays_for(buffer)
     }
 }
 
@@ -281,8 +280,9 @@ impl Journal {
         let Content::Shared(payload) = std::mem::replace(content, Content::Borrowed(&[])) else {
             unreachable!("only shared content is shared")
         };
-        self.tail.end_part();
-        self.tail.parts_bytes += payload.len();
+        let head = self.tail.end_part();
+        self.tail.parts_bytes += head.len() + payload.len();
+        self.tail.parts.push(head);
         let mut share = self.budget.share();
         share.grow_to(payload.len());
         self.tail.parts.push(share.pays_for(payload));
@@ -346,10 +346,9 @@ impl Journal {
     /// Ends the tail after `last`; the next response begins a new block.
     fn seal(&mut self, last: Sequence) {
         self.tail_capacity = (self.tail.used * 2).clamp(TAIL_BYTES_MIN, BLOCK_BYTES);
-        if self.tail.used > 0 {
-            self.tail.end_part();
-        }
-        let Tail { parts, .. } = std::mem::take(&mut self.tail);
+        let last_part = (self.tail.used > 0).then(|| self.tail.end_part());
+        let mut parts = SmallVec::from_vec(std::mem::take(&mut self.tail).parts);
+        parts.extend(last_part);
         let first = Sequence(self.sealed.0 + 1);
         self.blocks.push_back(Chunk { first, last, parts });
         self.sealed = last;

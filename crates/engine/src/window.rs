@@ -16,7 +16,7 @@ pub(crate) struct Window {
 struct Shown {
     chunk: Chunk,
     /// Live readers that have not been given all of it.
-    waiting: usize,
+    waiting: u32,
 }
 
 /// As much as a reader takes at once.
@@ -24,7 +24,7 @@ const TAKEN_BYTES_MAX: usize = 64 * 1024;
 
 impl Window {
     /// Adds what follows, for so many live readers.
-    pub(crate) fn push(&mut self, chunk: Chunk, live: usize) {
+    pub(crate) fn push(&mut self, chunk: Chunk, live: u32) {
         if live > 0 {
             self.bytes += chunk.len();
             self.chunks.push_back(Shown { chunk, waiting: live });
@@ -45,7 +45,7 @@ impl Window {
         let first = self.chunks.get_mut(at).filter(|shown| shown.chunk.first() <= next)?;
         let last = first.chunk.last().min(last_wanted);
         let mut taken = first.chunk.between(next, last);
-        first.waiting -= usize::from(last == first.chunk.last());
+        first.waiting -= u32::from(last == first.chunk.last());
         let mut bytes = taken.len();
         for shown in self.chunks.range_mut(at + 1..) {
             bytes += shown.chunk.len();

@@ -59,8 +59,8 @@ pub(super) struct Cursor {
     last_wanted: Sequence,
     /// Set while it waits.
     pub(super) alarm: Option<Alarm>,
-    /// Why it is given no more, although it had not been told the end.
-    left: Option<Leave>,
+    /// Why it is given no more, although it had not been told the end; boxed, since each is read once, at the end.
+    left: Option<Box<Leave>>,
     /// It was told the end.
     finished: bool,
     /// It is counted in the window of a journaled run.
@@ -131,7 +131,7 @@ impl Run {
     /// Readers attached now.
     pub(crate) fn readers(&self) -> usize {
         let state = self.state.lock();
-        state.recording.as_ref().map_or(state.readers.len(), |recording| recording.attached)
+        state.recording.as_ref().map_or(state.readers.len(), |recording| recording.attached as usize)
     }
 
     /// The next thing for the reader.
@@ -213,7 +213,7 @@ impl Run {
             last_sequence: Sequence(reader.next.0 - 1),
             end,
             jobs_failed: state.jobs_failed,
-            left: reader.left.clone(),
+            left: reader.left.as_deref().cloned(),
         }))
     }
 
@@ -268,11 +268,11 @@ impl Run {
             return;
         }
         let (next, after) = (reader.next, reader.next.0 - 1);
-        reader.left = Some(cause.clone());
+        reader.left = Some(Box::new(cause.clone()));
         reader.alarm.take().into_iter().for_each(|alarm| alarms.add(alarm));
         let was_live = std::mem::take(&mut reader.is_live);
         let Some(recording) = &mut state.recording else {
-            state.last_left = Some((cause, after));
+            state.last_left = Some(Box::new((cause, after)));
             state.journal.discard();
             if self.close_locked(state, End::Stopped, alarms) {
                 // The driver stops its jobs, and knows how many.

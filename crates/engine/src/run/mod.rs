@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use slab::Slab;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     Budget, End, Leave, Limits, PayloadKind, RunId, RunRecord, Start,
@@ -46,6 +46,8 @@ pub struct Run {
     payload_bytes_max: usize,
     state: Mutex<State>,
     driven: Driven,
+    /// Rings when something became durable that is waited for by other than readers.
+    durable: Notify,
     _permit: Option<RunPermit>,
 }
 
@@ -62,7 +64,7 @@ struct State {
     waiting: Vec<Alarm>,
     jobs_failed: u32,
     /// Why and where the reader of a plain run left.
-    last_left: Option<(Leave, u64)>,
+    last_left: Option<Box<(Leave, u64)>>,
     recording: Option<Box<Recording>>,
 }
 
@@ -145,6 +147,7 @@ impl Run {
                 recording: recording.map(Box::new),
             }),
             driven: Driven::default(),
+            durable: Notify::new(),
             _permit: permit,
         }
     }
@@ -223,7 +226,7 @@ impl Run {
     pub(crate) fn report_leaving(&self, jobs_stopped: usize) {
         let left = self.state.lock().last_left.clone();
         let jobs = if jobs_stopped == 1 { "job" } else { "jobs" };
-        match left {
+        match left.as_deref() {
             Some((Leave::Enough, after)) => {
                 tracing::info!("reader had enough after response {after}, {jobs_stopped} {jobs} stopped");
             }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use super::{From, Run};
 use crate::{
@@ -44,28 +44,37 @@ pub(super) struct Recording {
     /// The end is durable.
     pub(super) is_ended: bool,
     pub(super) jobs_started: Vec<JobIndex>,
-    /// Rings when something became durable that is waited for by other than readers.
-    pub(super) durable: Arc<Notify>,
 
     pub(super) window: Window,
     /// Readers counted in the window.
-    pub(super) live: usize,
-    pub(super) attached: usize,
+    pub(super) live: u32,
+    pub(super) attached: u32,
 
     pub(super) linger: Duration,
     /// When the last reader left; not while there is one.
     pub(super) deserted_at: Option<Instant>,
-    /// Not before: a restarted server gives readers time to come back.
-    stops_not_before: Option<Instant>,
 
     /// Bytes of all frames ever.
     pub(super) bytes: u64,
-    /// Of an endless run, about how much of it is kept.
-    pub(super) keep: Option<u64>,
+    // Boxed, since most runs have neither.
+    endless: Option<Box<Endless>>,
+    taken_up: Option<Box<TakenUp>>,
+}
+
+/// What an endless run keeps of itself.
+struct Endless {
+    /// About so many bytes.
+    keep: u64,
     /// Places at which its head can be dropped, with the bytes before them.
     marks: VecDeque<(Sequence, u64)>,
+}
+
+/// What a restart left of a run that it took up.
+struct TakenUp {
+    /// Readers have time to come back.
+    stops_not_before: Instant,
     /// Jobs that are done again, and what is known of their responses.
-    repeating: Option<BTreeMap<JobIndex, Repeating>>,
+    repeating: BTreeMap<JobIndex, Repeating>,
 }
 
 /// What a job emitted before a restart: how many responses, and a digest of them in their order.
@@ -142,17 +151,14 @@ impl Recording {
             is_abandoned: false,
             is_ended: false,
             jobs_started: Vec::new(),
-            durable: Arc::default(),
             window: Window::default(),
             live: 0,
             attached: 0,
             linger,
             deserted_at: None,
-            stops_not_before: None,
             bytes: 0,
-            keep: None,
-            marks: VecDeque::new(),
-            repeating: None,
+            endless: None,
+            taken_up: None,
         }
     }
 
@@ -195,7 +201,7 @@ impl Recording {
     /// When a run without readers is to be stopped.
     pub(super) fn stops_at(&self) -> Option<Instant> {
         let left = self.deserted_at?.checked_add(self.linger)?;
-        Some(self.stops_not_before.map_or(left, |at| left.max(at)))
+        Some(self.taken_up.as_ref().map_or(left, |taken_up| left.max(taken_up.stops_not_before)))
     }
 
     /// Nobody reads it and it has ended: the store has all there is.
@@ -205,18 +211,18 @@ impl Recording {
 
     /// Whether a job is done again and has not come as far as it had been.
     pub(super) fn is_repeating(&self, job: JobIndex) -> bool {
-        self.repeating.as_ref().is_some_and(|jobs| jobs.contains_key(&job))
+        self.taken_up.as_ref().is_some_and(|taken_up| taken_up.repeating.contains_key(&job))
     }
 
     /// Checks off one response of a job that is done again; `None` where it is a new one.
     #[inline]
     pub(super) fn repeat(&mut self, job: JobIndex, payload: &[u8], part: Part) -> Option<Repeat> {
-        if self.repeating.is_none() { None } else { self.check_off(job, payload, part) }
+        if self.taken_up.is_none() { None } else { self.check_off(job, payload, part) }
     }
 
     #[cold]
     fn check_off(&mut self, job: JobIndex, payload: &[u8], part: Part) -> Option<Repeat> {
-        let jobs = self.repeating.as_mut()?;
+        let jobs = &mut self.taken_up.as_mut()?.repeating;
         let repeating = jobs.get_mut(&job)?;
         digest(&mut repeating.digest, payload, part);
         repeating.left -= 1;
@@ -225,25 +231,26 @@ impl Recording {
         }
         let is_same = repeating.digest.finish() == repeating.expected;
         jobs.remove(&job);
-        if jobs.is_empty() {
-            self.repeating = None;
-        }
         Some(if is_same { Repeat::Known } else { Repeat::Differs })
+    }
+
+    pub(super) fn is_endless(&self) -> bool {
+        self.endless.is_some()
     }
 
     /// Counts what is on its way; of an endless run, says up to where its head is dropped.
     pub(super) fn count(&mut self, chunk: &Chunk) -> Option<Sequence> {
         self.bytes += chunk.len() as u64;
-        let keep = self.keep?;
-        if self.marks.back().is_none_or(|(_, bytes)| self.bytes - bytes >= keep.div_ceil(MARKS)) {
-            self.marks.push_back((Sequence(chunk.last().0 + 1), self.bytes));
+        let Endless { keep, marks } = &mut **self.endless.as_mut()?;
+        if marks.back().is_none_or(|(_, bytes)| self.bytes - bytes >= keep.div_ceil(MARKS)) {
+            marks.push_back((Sequence(chunk.last().0 + 1), self.bytes));
         }
         let mut dropped = None;
-        while let Some((first, bytes)) = self.marks.front()
-            && self.bytes - bytes >= keep
+        while let Some((first, bytes)) = marks.front()
+            && self.bytes - bytes >= *keep
         {
             dropped = Some(*first);
-            self.marks.pop_front();
+            marks.pop_front();
         }
         dropped
     }
@@ -305,12 +312,8 @@ impl Run {
     }
 
     async fn durable(&self, is: impl Fn(&Recording) -> bool) {
-        let durable = match &self.state.lock().recording {
-            Some(recording) if !is(recording) => recording.durable.clone(),
-            _ => return,
-        };
         loop {
-            let mut rung = std::pin::pin!(durable.notified());
+            let mut rung = std::pin::pin!(self.durable.notified());
             // Before looking, so that what happens in between is not missed.
             rung.as_mut().enable();
             if self.state.lock().recording.as_ref().is_none_or(|recording| is(recording)) {
@@ -324,8 +327,7 @@ impl Run {
     /// `stops_not_before` to come back.
     pub(crate) fn take_up(&self, repeating: BTreeMap<JobIndex, Repeating>, stops_not_before: Instant) {
         if let Some(recording) = &mut self.state.lock().recording {
-            recording.repeating = Some(repeating).filter(|jobs| !jobs.is_empty());
-            recording.stops_not_before = Some(stops_not_before);
+            recording.taken_up = Some(Box::new(TakenUp { stops_not_before, repeating }));
             if recording.attached == 0 {
                 recording.deserted_at = Some(Instant::now());
             }
@@ -335,7 +337,7 @@ impl Run {
     /// Of an endless run, keeps about the last so many bytes.
     pub(crate) fn keep(&self, bytes: Option<u64>) {
         if let Some(recording) = &mut self.state.lock().recording {
-            recording.keep = bytes;
+            recording.endless = bytes.map(|keep| Box::new(Endless { keep, marks: VecDeque::new() }));
         }
     }
 }
