@@ -179,7 +179,7 @@ impl Engine {
         }
         if let Some(again) = request.run() {
             tracing::info!("fetch run : {}", again.run);
-            return self.read_again(request, again).await;
+            return Box::pin(self.read_again(request, again)).await;
         }
         tracing::info!("fetch response for id : {}", request.id());
         let registered = self.source_for(request)?;

@@ -146,7 +146,8 @@ impl Engine {
         let asked = Instant::now();
         let mut prepared = None;
         while !self.draining.is_cancelled() {
-            let found = self.join(keeper, request, registered, &keys).await?;
+            // Boxed: what waits in here is not to be as large for all the others that wait below.
+            let found = Box::pin(self.join(keeper, request, registered, &keys)).await?;
             let reader = match found {
                 Joined::Reader(reader) => Some(reader),
                 Joined::Nothing { known, stale } => {

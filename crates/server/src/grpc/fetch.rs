@@ -21,33 +21,57 @@ use super::{
 const REQUEST_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Answers one call.
-pub(super) async fn fetch<B>(engine: &Engine, call: Request<B>, control: Arc<StreamControl>) -> Response<Body>
+pub(super) fn fetch<B>(
+    engine: Arc<Engine>,
+    call: Request<B>,
+    control: Arc<StreamControl>,
+) -> impl Future<Output = Response<Body>>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
-    start(engine, call, control).await.unwrap_or_else(|status| {
-        tracing::warn!("request refused: {:?}: {}", status.code(), status.message());
-        body::trailers_only(&status)
-    })
+    // In a box of its own: many calls may wait for their runs to be durable, and need nothing of this any more.
+    let asked = Box::pin(read(engine.clone(), call, control.deadline()));
+    async move {
+        let answer = match asked.await {
+            Ok(request) => start(&engine, request, control).await,
+            Err(refused) => Err(refused),
+        };
+        answer.unwrap_or_else(|status| {
+            tracing::warn!("request refused: {:?}: {}", status.code(), status.message());
+            body::trailers_only(&status)
+        })
+    }
 }
 
-async fn start<B>(engine: &Engine, call: Request<B>, control: Arc<StreamControl>) -> Result<Response<Body>, Status>
+/// Reads what a call asks for.
+async fn read<B>(
+    engine: Arc<Engine>,
+    call: Request<B>,
+    deadline: Option<Instant>,
+) -> Result<outflow_engine::Request, Status>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
     let (head, body) = call.into_parts();
     let request_by = Instant::now() + REQUEST_TIME_MAX;
-    let read_by = control.deadline().map_or(request_by, |deadline| deadline.min(request_by));
+    let read_by = deadline.map_or(request_by, |deadline| deadline.min(request_by));
     let message = tokio::time::timeout_at(read_by, message::read(&head.headers, body))
         .await
         .map_err(|_| Status::deadline_exceeded("the request message did not arrive in time"))??;
     let message = protobuf::Request::decode(message)
         .map_err(|error| Status::internal(format!("the request is not a protobuf.Request: {error}")))?;
+    outflow_engine::Request::parse(message, Principal::Anonymous, engine.limits())
+        .map_err(|refusal| status::refused(&refusal))
+}
 
-    let request = outflow_engine::Request::parse(message, Principal::Anonymous, engine.limits())
-        .map_err(|refusal| status::refused(&refusal))?;
+/// Has the request answered: the head of the answer, and the run's responses as its body.
+async fn start(
+    engine: &Engine,
+    request: outflow_engine::Request,
+    control: Arc<StreamControl>,
+) -> Result<Response<Body>, Status> {
     let reader = engine.fetch(&request, rand::random()).await.map_err(|refusal| status::refused(&refusal))?;
     control.attach(reader.closer());
 

@@ -51,8 +51,7 @@ impl Services {
         }
         let path = call.uri().path();
         if path == FETCH_RESPONSE {
-            let engine = self.engine.clone();
-            return Box::pin(async move { fetch::fetch(&engine, call, control).await });
+            return Box::pin(fetch::fetch(self.engine.clone(), call, control));
         }
         if self.route_prefixes.iter().any(|prefix| path.starts_with(prefix)) {
             let mut routes = self.routes.clone();
