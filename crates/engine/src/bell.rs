@@ -12,6 +12,10 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
+/// Tasks that are woken before what they woke in their turn has run: a connection that was given something by a thousand
+/// streams before it could write any of it would keep place for a thousand frames.
+const WOKEN_AT_ONCE: usize = 256;
+
 thread_local! {
     static HERE: RefCell<Option<Bell>> = const { RefCell::new(None) };
 }
@@ -60,11 +64,13 @@ impl Bell {
                 Poll::Ready(state.rings)
             })
             .await;
-            wakers.drain(..).for_each(Waker::wake);
+            while !wakers.is_empty() {
+                wakers.drain(..wakers.len().min(WOKEN_AT_ONCE)).for_each(Waker::wake);
+                // Behind all that were just woken: the queue of a thread is first in, first out.
+                tokio::task::yield_now().await;
+            }
             // A burst is no reason to keep its place.
             wakers.shrink_to(1_024);
-            // Behind all that were just woken: the queue of a thread is first in, first out.
-            tokio::task::yield_now().await;
             self.0.state.lock().settled = rings;
             self.0.settled.notify_all();
         }

@@ -19,7 +19,6 @@ use crate::{
 pub struct Reader {
     run: Arc<Run>,
     place: Attached,
-    durability: Durability,
     /// Of a journaled run.
     store: Option<Arc<dyn Store>>,
     /// Only while it is behind.
@@ -29,12 +28,12 @@ pub struct Reader {
 impl Reader {
     /// The one reader of a plain run.
     pub(crate) fn plain(run: Arc<Run>, place: Attached) -> Self {
-        Self { run, place, durability: Durability::None, store: None, replay: None }
+        Self { run, place, store: None, replay: None }
     }
 
     /// One reader of a journaled run.
     pub(crate) fn journaled(run: Arc<Run>, place: Attached, store: Arc<dyn Store>) -> Self {
-        Self { run, place, durability: store.durability(), store: Some(store), replay: None }
+        Self { run, place, store: Some(store), replay: None }
     }
 
     /// The run it reads.
@@ -48,7 +47,7 @@ impl Reader {
 
     /// What its run outlives.
     pub fn durability(&self) -> Durability {
-        self.durability
+        self.store.as_ref().map_or(Durability::None, |store| store.durability())
     }
 
     /// The next chunk, or the end; the task of `cx` is woken when there is one. After the end, the end again.

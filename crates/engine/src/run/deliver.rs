@@ -37,8 +37,14 @@ pub(crate) enum From {
 /// A reader's place among those of its run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attached {
-    key: usize,
-    number: u64,
+    key: u32,
+    number: u32,
+}
+
+impl Attached {
+    fn key(self) -> usize {
+        self.key as usize
+    }
 }
 
 /// What a reader's next step is.
@@ -52,7 +58,7 @@ pub(crate) enum Next {
 /// Where a reader is.
 pub(super) struct Cursor {
     /// Tells readers apart that had the same key one after the other.
-    number: u64,
+    number: u32,
     /// The next sequence it wants.
     next: Sequence,
     /// The last sequence it wants at all.
@@ -99,7 +105,7 @@ impl Run {
             return Err(Refusal::Exhausted { what: "the limit on readers of one run", max: self.limits.readers_max });
         }
         let number = state.readers_ever;
-        state.readers_ever += 1;
+        state.readers_ever = number.wrapping_add(1);
         let key = state.readers.insert(Cursor {
             number,
             next: Sequence(after.0 + 1),
@@ -125,7 +131,7 @@ impl Run {
         if is_raised {
             self.enqueue(state);
         }
-        Ok(Attached { key, number })
+        Ok(Attached { key: key as u32, number })
     }
 
     /// Readers attached now.
@@ -140,7 +146,7 @@ impl Run {
         if state.recording.is_some() {
             return self.poll_durable(&mut state, place, cx);
         }
-        let reader = &mut state.readers[place.key];
+        let reader = &mut state.readers[place.key()];
         let (next, last_wanted) = (reader.next, reader.last_wanted);
         if reader.left.is_none()
             && let Some(chunk) = state.journal.take(next, last_wanted)
@@ -158,13 +164,13 @@ impl Run {
         if let Some(finish) = Self::finish(&mut state, place, last, true) {
             return Poll::Ready(Next::Delivery(finish));
         }
-        state.readers[place.key].waits(|| Alarm::alone(cx.waker()), cx);
+        state.readers[place.key()].waits(|| Alarm::alone(cx.waker()), cx);
         Poll::Pending
     }
 
     /// The same for a run of which only what is durable is seen.
     fn poll_durable(self: &Arc<Self>, state: &mut State, place: Attached, cx: &Context<'_>) -> Poll<Next> {
-        let reader = &mut state.readers[place.key];
+        let reader = &mut state.readers[place.key()];
         let recording = state.recording.as_mut().expect("the caller saw it");
         let (next, visible) = (reader.next, recording.visible);
         if reader.left.is_none() && next <= reader.last_wanted {
@@ -195,14 +201,14 @@ impl Run {
         if let Some(finish) = Self::finish(state, place, visible, is_told) {
             return Poll::Ready(Next::Delivery(finish));
         }
-        state.readers[place.key].waits(|| Alarm::new(cx.waker()), cx);
+        state.readers[place.key()].waits(|| Alarm::new(cx.waker()), cx);
         Poll::Pending
     }
 
     /// The end, where there is one for this reader; `last` is the last response that anybody sees.
     fn finish(state: &mut State, place: Attached, last: Sequence, end_is_told: bool) -> Option<Delivery> {
         let end = state.end.as_ref().filter(|_| end_is_told);
-        let reader = &mut state.readers[place.key];
+        let reader = &mut state.readers[place.key()];
         let given_all = reader.next > last;
         if reader.left.is_none() && !(end.is_some() && (given_all || reader.next > reader.last_wanted)) {
             return None;
@@ -226,12 +232,12 @@ impl Run {
 
     /// How much a reader still wants.
     pub(crate) fn last_wanted(&self, place: Attached) -> Sequence {
-        self.state.lock().readers[place.key].last_wanted
+        self.state.lock().readers[place.key()].last_wanted
     }
 
     fn pass(self: &Arc<Self>, state: &mut State, place: Attached, last: Sequence, alarms: &mut Alarms) {
         let end_is_told = state.recording.as_ref().map_or(state.end.is_some(), |recording| recording.is_ended);
-        let reader = &mut state.readers[place.key];
+        let reader = &mut state.readers[place.key()];
         reader.next = Sequence(last.0 + 1);
         reader.moves_with_head = false;
         if reader.next > reader.last_wanted && !end_is_told {
@@ -253,7 +259,8 @@ impl Run {
         {
             let mut state = self.state.lock();
             let readers = state.readers.iter();
-            let places: Vec<_> = readers.map(|(key, reader)| Attached { key, number: reader.number }).collect();
+            let places: Vec<_> =
+                readers.map(|(key, reader)| Attached { key: key as u32, number: reader.number }).collect();
             for place in places {
                 self.leave_locked(&mut state, place, cause.clone(), &mut alarms);
             }
@@ -262,7 +269,7 @@ impl Run {
     }
 
     fn leave_locked(self: &Arc<Self>, state: &mut State, place: Attached, cause: Leave, alarms: &mut Alarms) {
-        let reader = state.readers.get_mut(place.key);
+        let reader = state.readers.get_mut(place.key());
         let Some(reader) = reader.filter(|reader| reader.number == place.number) else { return };
         if reader.left.is_some() || reader.finished {
             return;
@@ -311,7 +318,7 @@ impl Run {
     /// Has a reader begin at `head` that wants to begin where that is; says whether it does.
     pub(crate) fn begin_at_head(&self, place: Attached, head: Sequence) -> bool {
         let mut state = self.state.lock();
-        let reader = &mut state.readers[place.key];
+        let reader = &mut state.readers[place.key()];
         if !reader.moves_with_head || reader.left.is_some() {
             return false;
         }
@@ -338,7 +345,7 @@ impl Run {
         {
             let mut state = self.state.lock();
             self.leave_locked(&mut state, place, Leave::Gone, &mut alarms);
-            let reader = state.readers.remove(place.key);
+            let reader = state.readers.remove(place.key());
             if let Some(recording) = &mut state.recording {
                 if reader.left.is_none() {
                     // It was told the end, and so had not left.

@@ -59,7 +59,7 @@ struct State {
     is_closed: bool,
     readers: Slab<Cursor>,
     /// Readers so far, so that no two are taken for one another.
-    readers_ever: u64,
+    readers_ever: u32,
     /// Jobs that wait for room.
     waiting: Vec<Alarm>,
     jobs_failed: u32,

@@ -93,9 +93,9 @@ pub(super) fn trailers_only(status: &Status) -> Response<Body> {
 /// A run's responses, from one reader.
 pub(crate) struct FetchBody {
     reader: Reader,
+    // Boxed, since most of a stream's life there is neither.
     /// A short rest that goes out with what follows.
-    rest: Rope,
-    /// Boxed: most of a stream's life there is none.
+    rest: Option<Box<Rope>>,
     finish: Option<Box<Finish>>,
     ended: bool,
     heartbeat: Option<Box<Heartbeat>>,
@@ -105,7 +105,7 @@ pub(crate) struct FetchBody {
 impl FetchBody {
     pub(super) fn new(reader: Reader, heartbeat: Option<Duration>, control: Arc<StreamControl>) -> Self {
         let heartbeat = heartbeat.map(|every| Box::new(Heartbeat::new(every)));
-        Self { reader, rest: Rope::default(), finish: None, ended: false, heartbeat, control }
+        Self { reader, rest: None, finish: None, ended: false, heartbeat, control }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Rope>>> {
@@ -113,25 +113,26 @@ impl FetchBody {
             return Poll::Ready(None);
         }
         let mut more = false;
+        let mut ready = self.rest.take().map_or_else(Rope::default, |rest| *rest);
         if self.finish.is_none() {
             match self.reader.poll_next(cx) {
                 Poll::Ready(Delivery::Chunk(chunk)) => {
-                    self.rest.push(chunk);
+                    ready.push(chunk);
                     more = true;
                 }
                 Poll::Ready(Delivery::Finished(finish)) => self.finish = Some(Box::new(finish)),
                 Poll::Pending => {}
             }
         }
-        if !self.rest.is_empty() {
-            let rest = self.rest.remaining() % DATA_FRAME_BYTES;
-            let whole = self.rest.remaining() - rest;
-            let send = if more && whole > 0 && rest <= REST_BYTES_MAX {
-                self.rest.split_to(whole)
-            } else {
-                std::mem::take(&mut self.rest)
-            };
-            return self.hand_over(send);
+        if !ready.is_empty() {
+            let rest = ready.remaining() % DATA_FRAME_BYTES;
+            let whole = ready.remaining() - rest;
+            if more && whole > 0 && 0 < rest && rest <= REST_BYTES_MAX {
+                let send = ready.split_to(whole);
+                self.rest = Some(Box::new(ready));
+                return self.hand_over(send);
+            }
+            return self.hand_over(ready);
         }
         if let Some(finish) = &self.finish {
             // Trailers behind data that the peer does not take would end the stream's task, and with it all that

@@ -66,9 +66,9 @@ impl Streams {
         F: Future<Output = ()> + Send + 'static,
     {
         let key = self.live.lock().insert(control.clone());
-        let timer = control.deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
+        let deadline = control.deadline.map(|deadline| Box::new(Deadline::new(deadline)));
         let place = Place { streams: self.clone(), key };
-        let task = StreamTask { stream, timer, expired: false, control: control.clone(), place };
+        let task = StreamTask { stream, deadline, control: control.clone(), place };
         let task = self.tasks.spawn(task).abort_handle();
         control.state.lock().task = Some(task);
     }
@@ -126,7 +126,8 @@ pub(crate) struct StreamControl {
 struct State {
     /// Ends the reader of the stream, once it has one.
     closer: Option<Closer>,
-    ended: Option<Leave>,
+    /// Boxed, since most streams are never ended from outside.
+    ended: Option<Box<Leave>>,
     task: Option<AbortHandle>,
     /// The body, while it waits for all to be taken.
     body: Option<Waker>,
@@ -141,7 +142,7 @@ impl StreamControl {
     /// Puts the stream's reader under this control.
     pub(super) fn attach(&self, closer: Closer) {
         let mut state = self.state.lock();
-        match state.ended.clone() {
+        match state.ended.as_deref().cloned() {
             Some(cause) => closer.close(cause),
             None => state.closer = Some(closer),
         }
@@ -181,7 +182,7 @@ impl StreamControl {
     fn end(&self, cause: Leave) {
         let closer = {
             let mut state = self.state.lock();
-            state.ended.get_or_insert(cause.clone());
+            state.ended.get_or_insert_with(|| Box::new(cause.clone()));
             state.closer.take()
         };
         if let Some(closer) = closer {
@@ -213,8 +214,8 @@ pin_project! {
     struct StreamTask<F> {
         #[pin]
         stream: F,
-        timer: Option<Pin<Box<Sleep>>>,
-        expired: bool,
+        // Boxed, since most streams have none.
+        deadline: Option<Box<Deadline>>,
         control: Arc<StreamControl>,
         place: Place,
     }
@@ -225,20 +226,36 @@ impl<F: Future<Output = ()>> Future for StreamTask<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        if let Some(timer) = this.timer
-            && timer.as_mut().poll(cx).is_ready()
+        if let Some(deadline) = this.deadline
+            && deadline.poll(this.control, cx).is_ready()
         {
-            if !*this.expired {
-                *this.expired = true;
-                this.control.end(Leave::Deadline);
-                timer.as_mut().reset(Instant::now() + STATUS_GRACE);
-            }
-            // The first time this sets the alarm for the grace; then it ends the stream.
-            if timer.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
+            return Poll::Ready(());
         }
         ready!(this.stream.poll(cx));
         Poll::Ready(())
+    }
+}
+
+/// When a stream ends at the latest.
+struct Deadline {
+    timer: Pin<Box<Sleep>>,
+    is_over: bool,
+}
+
+impl Deadline {
+    fn new(at: Instant) -> Self {
+        Self { timer: Box::pin(tokio::time::sleep_until(at)), is_over: false }
+    }
+
+    /// Ends the stream when it is time; ready when it has taken no status since, and has to be reset.
+    fn poll(&mut self, control: &StreamControl, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.timer.as_mut().poll(cx));
+        if !self.is_over {
+            self.is_over = true;
+            control.end(Leave::Deadline);
+            self.timer.as_mut().reset(Instant::now() + STATUS_GRACE);
+        }
+        // The first time this sets the alarm for the grace.
+        self.timer.as_mut().poll(cx)
     }
 }

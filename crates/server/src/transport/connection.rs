@@ -42,10 +42,10 @@ pub(crate) async fn serve<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (wire, handle) = Wire::new(socket);
-    let next = NextControl::default();
-    let calls = Calls { services, streams: streams.clone(), next: next.clone() };
+    let executor = Executor(Arc::new(Own { streams, next: Mutex::new(None) }));
+    let calls = Calls { services, own: executor.0.clone() };
     let mut connection = pin!(
-        http2::Builder::new(Executor { streams, next })
+        http2::Builder::new(executor)
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .initial_stream_window_size(RECEIVE_WINDOW_BYTES)
@@ -108,14 +108,18 @@ where
     step
 }
 
-/// The control of the stream whose call was just answered. hyper calls the service and then the executor, one after
-/// the other on one task, so a cell hands it over.
-type NextControl = Arc<Mutex<Option<Arc<StreamControl>>>>;
+/// What a connection's streams have in common.
+struct Own {
+    /// Those of its worker.
+    streams: Arc<Streams>,
+    /// The control of the stream whose call was just answered. hyper calls the service and then the executor, one after
+    /// the other on one task, so a cell hands it over.
+    next: Mutex<Option<Arc<StreamControl>>>,
+}
 
 struct Calls {
     services: Services,
-    streams: Arc<Streams>,
-    next: NextControl,
+    own: Arc<Own>,
 }
 
 impl Service<Request<Incoming>> for Calls {
@@ -128,8 +132,8 @@ impl Service<Request<Incoming>> for Calls {
             Ok(deadline) => (deadline, None),
             Err(status) => (None, Some(grpc::refuse(&status))),
         };
-        let control = self.streams.control(deadline);
-        *self.next.lock() = Some(control.clone());
+        let control = self.own.streams.control(deadline);
+        *self.own.next.lock() = Some(control.clone());
         Infallibly(refusal.unwrap_or_else(|| self.services.answer(call, control)))
     }
 }
@@ -145,19 +149,16 @@ impl<F: Future + Unpin> Future for Infallibly<F> {
     }
 }
 
-/// Owns the tasks of a connection's streams.
+/// Owns the tasks of a connection's streams. hyper keeps one a stream, so it is no larger than it has to be.
 #[derive(Clone)]
-struct Executor {
-    streams: Arc<Streams>,
-    next: NextControl,
-}
+struct Executor(Arc<Own>);
 
 impl<F> hyper::rt::Executor<F> for Executor
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let control = self.next.lock().take().expect("hyper calls the service before the executor");
-        self.streams.spawn(stream, &control);
+        let control = self.0.next.lock().take().expect("hyper calls the service before the executor");
+        self.0.streams.spawn(stream, &control);
     }
 }
