@@ -26,7 +26,7 @@ use crate::{
 pub(crate) struct Surroundings {
     pub(crate) cleanup: Cleanup,
     /// Of a journaled run.
-    pub(crate) journaled: Option<Box<Journaled>>,
+    pub(crate) journaled: Option<Journaled>,
     /// Where it is driven.
     pub(crate) home: Handle,
     /// The engine's shutdown waits as long as there is one.
@@ -35,9 +35,9 @@ pub(crate) struct Surroundings {
 
 /// What makes driving a journaled run different.
 pub(crate) struct Journaled {
-    /// Jobs that ended before a restart, and the first error among them.
-    pub(crate) ended: Vec<JobIndex>,
-    pub(crate) first_error: Option<JobError>,
+    /// Jobs that ended before a restart, and the first error among them that the plan does not tolerate.
+    pub(crate) ended: Box<[JobIndex]>,
+    pub(crate) first_error: Option<Box<JobError>>,
     /// From here on no linger runs out.
     pub(crate) draining: CancellationToken,
     /// The run is to be left as it is, for a restart to take up.
@@ -73,9 +73,14 @@ pub(crate) struct Driver {
     is_closing: bool,
     /// Boxed, since most runs have none.
     first_error: Option<Box<JobError>>,
-    /// The run's own.
-    time_limit: Option<Duration>,
-    deadline: Option<Instant>,
+    /// Boxed, since most runs have none.
+    time_limit: Option<Box<TimeLimit>>,
+}
+
+/// How long a run may take, and until when that is once it has begun.
+struct TimeLimit {
+    time: Duration,
+    until: Option<Instant>,
 }
 
 /// Jobs that have begun and are not gone, which are stopped where nobody drives them any more.
@@ -107,9 +112,8 @@ impl Driver {
             placement: plan.placement,
             records_starts: journaled.is_some() && !plan.repeatable,
             is_closing: false,
-            first_error: journaled.and_then(|journaled| journaled.first_error.take()).map(Box::new),
-            time_limit: plan.time_limit,
-            deadline: None,
+            first_error: journaled.and_then(|journaled| journaled.first_error.take()),
+            time_limit: plan.time_limit.map(|time| Box::new(TimeLimit { time, until: None })),
             surroundings,
         }
     }
@@ -123,7 +127,9 @@ impl Driver {
             {
                 return self.run.suspend();
             }
-            self.deadline = self.time_limit.and_then(|time| Instant::now().checked_add(time));
+            if let Some(limit) = &mut self.time_limit {
+                limit.until = Instant::now().checked_add(limit.time);
+            }
             self.drive().await;
         });
     }
@@ -218,7 +224,8 @@ impl Driver {
     /// Closes the run where its time is over; otherwise says when to look again.
     fn close_in_time(&self) -> Option<Instant> {
         let now = Instant::now();
-        if self.deadline.is_some_and(|deadline| deadline <= now) {
+        let deadline = self.time_limit.as_ref().and_then(|limit| limit.until);
+        if deadline.is_some_and(|deadline| deadline <= now) {
             self.run.close(End::Deadline);
             return None;
         }
@@ -233,7 +240,7 @@ impl Driver {
                 None
             }
         };
-        [stops_at, self.deadline].into_iter().flatten().min()
+        [stops_at, deadline].into_iter().flatten().min()
     }
 
     /// Stops all jobs where the run is to be left as it is, is enough, or has come to its end; says whether it is.

@@ -200,13 +200,7 @@ impl Engine {
     }
 
     /// The driver of a run, for the runtime `home`.
-    pub(crate) fn driver_of(
-        &self,
-        run: Arc<Run>,
-        plan: Plan,
-        journaled: Option<Box<Journaled>>,
-        home: Handle,
-    ) -> Driver {
+    pub(crate) fn driver_of(&self, run: Arc<Run>, plan: Plan, journaled: Option<Journaled>, home: Handle) -> Driver {
         let jobs_on = match plan.placement {
             Placement::Reader => &home,
             Placement::Compute => self.compute.as_ref().unwrap_or(&home),

@@ -271,7 +271,7 @@ impl Engine {
         let Prepared { in_hand, plan } = new;
         in_hand.run.begin();
         let journaled = self.as_journaled(keeper, &plan, Vec::new(), None);
-        self.driver_of(in_hand.run, plan, Some(Box::new(journaled)), Handle::current()).begin();
+        self.driver_of(in_hand.run, plan, Some(journaled), Handle::current()).begin();
         reader.map(Some)
     }
 
@@ -309,8 +309,8 @@ impl Engine {
         // What a restart does again, or what no restart will find, need not be finished now.
         let is_lost = keeper.store.durability() != Durability::Disk;
         let suspend = if plan.repeatable || is_lost { &self.draining } else { &self.suspend };
-        let first_error = first_error.filter(|_| plan.job_errors != JobErrors::Tolerate);
-        Journaled { ended, first_error, draining: self.draining.clone(), suspend: suspend.clone() }
+        let first_error = first_error.filter(|_| plan.job_errors != JobErrors::Tolerate).map(Box::new);
+        Journaled { ended: ended.into(), first_error, draining: self.draining.clone(), suspend: suspend.clone() }
     }
 
     /// Joins the run that a request's own key is bound to.

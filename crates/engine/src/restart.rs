@@ -65,7 +65,7 @@ impl Engine {
         let begins_none = failed_fast || record.jobs.ended.len() == plan.jobs.len();
         if record.last == Sequence::NONE || !plan.repeatable || begins_none {
             run.take_up(BTreeMap::new(), not_before);
-            self.driver_of(run, plan, Some(Box::new(journaled)), self.background()).begin();
+            self.driver_of(run, plan, Some(journaled), self.background()).begin();
             return;
         }
         self.repeat(keeper, record, run, plan, journaled, reading.clone(), not_before);
@@ -85,7 +85,7 @@ impl Engine {
     ) {
         let keeper = keeper.clone();
         let here = self.background();
-        let driver = self.driver_of(run.clone(), plan, Some(Box::new(journaled)), here.clone());
+        let driver = self.driver_of(run.clone(), plan, Some(journaled), here.clone());
         let draining = self.draining.clone();
         self.tasks.spawn_on(
             async move {

@@ -12,7 +12,8 @@ use crate::Timestamp;
 pub struct RunId {
     /// Milliseconds since 1970; 0 for a plain run.
     started: u64,
-    random: u128,
+    /// In two halves, the high one first: stores and engines keep many ids, and no place between them for alignment.
+    random: [u64; 2],
 }
 
 /// A text that is no run id, and so names no run.
@@ -33,12 +34,20 @@ impl RunId {
 
     /// A plain run's id from 128 random bits. Who can guess one can read the run, so they must not be predictable.
     pub fn plain(random: u128) -> Self {
-        Self { started: 0, random }
+        Self::new(0, random)
     }
 
     /// A journaled run's id from the time of its start and 128 random bits.
     pub fn journaled(started: Timestamp, random: u128) -> Self {
-        Self { started: started.as_millis().clamp(1, STARTED_MAX), random }
+        Self::new(started.as_millis().clamp(1, STARTED_MAX), random)
+    }
+
+    fn new(started: u64, random: u128) -> Self {
+        Self { started, random: [(random >> 64) as u64, random as u64] }
+    }
+
+    fn random(self) -> u128 {
+        u128::from(self.random[0]) << 64 | u128::from(self.random[1])
     }
 
     /// Whether a run of this name was journaled.
@@ -50,7 +59,7 @@ impl RunId {
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         bytes[..6].copy_from_slice(&self.started.to_be_bytes()[2..]);
-        bytes[6..].copy_from_slice(&self.random.to_be_bytes());
+        bytes[6..].copy_from_slice(&self.random().to_be_bytes());
         bytes
     }
 
@@ -60,7 +69,7 @@ impl RunId {
         let mut millis = [0; 8];
         millis[2..].copy_from_slice(started);
         let random = random.try_into().expect("16 of 22 are left");
-        Self { started: u64::from_be_bytes(millis), random: u128::from_be_bytes(random) }
+        Self::new(u64::from_be_bytes(millis), u128::from_be_bytes(random))
     }
 }
 
@@ -71,8 +80,9 @@ impl fmt::Display for RunId {
         for (place, letter) in time.iter_mut().rev().enumerate() {
             *letter = ALPHABET[(self.started >> (5 * place)) as usize & 31];
         }
+        let number = self.random();
         for (place, letter) in random.iter_mut().rev().enumerate() {
-            *letter = ALPHABET[(self.random >> (5 * place)) as usize & 31];
+            *letter = ALPHABET[(number >> (5 * place)) as usize & 31];
         }
         let shown = if self.is_journaled() { &text[..] } else { &text[TIME_LETTERS..] };
         f.write_str(std::str::from_utf8(shown).expect("the alphabet is ASCII"))
@@ -86,7 +96,7 @@ impl FromStr for RunId {
         let split = text.len().checked_sub(RANDOM_LETTERS).filter(|time| [0, TIME_LETTERS].contains(time));
         let (time, random) = text.split_at_checked(split.ok_or(NotARunId)?).ok_or(NotARunId)?;
         let (time, random) = (number(time)?, number(random)?);
-        let id = Self { started: u64::try_from(time).map_err(|_| NotARunId)?, random };
+        let id = Self::new(u64::try_from(time).map_err(|_| NotARunId)?, random);
         // One run, one name: no leading zeros that mean nothing, no number that is cut.
         if id.started <= STARTED_MAX && id.to_string() == text { Ok(id) } else { Err(NotARunId) }
     }
