@@ -304,12 +304,12 @@ impl Engine {
         keeper: &Keeper,
         plan: &Plan,
         ended: Vec<crate::JobIndex>,
-        first_error: Option<crate::JobError>,
+        first_error: Option<Box<crate::JobError>>,
     ) -> Journaled {
         // What a restart does again, or what no restart will find, need not be finished now.
         let is_lost = keeper.store.durability() != Durability::Disk;
         let suspend = if plan.repeatable || is_lost { &self.draining } else { &self.suspend };
-        let first_error = first_error.filter(|_| plan.job_errors != JobErrors::Tolerate).map(Box::new);
+        let first_error = first_error.filter(|_| plan.job_errors != JobErrors::Tolerate);
         Journaled { ended: ended.into(), first_error, draining: self.draining.clone(), suspend: suspend.clone() }
     }
 

@@ -201,8 +201,8 @@ pub struct RunRecord {
     pub bytes: u64,
     /// What became of its jobs. Of an ended run this may be empty.
     pub jobs: Jobs,
-    /// Its end.
-    pub ended: Option<Ended>,
+    /// Its end. Boxed, since a store keeps the records of all runs that have none at hand.
+    pub ended: Option<Box<Ended>>,
 }
 
 /// What became of a run's jobs.
@@ -214,8 +214,8 @@ pub struct Jobs {
     pub ended: Vec<JobIndex>,
     /// How many of those failed.
     pub failed: u32,
-    /// The error of the first that failed.
-    pub first_error: Option<JobError>,
+    /// The error of the first that failed. Boxed, since few have one.
+    pub first_error: Option<Box<JobError>>,
 }
 
 impl RunRecord {
@@ -247,13 +247,13 @@ impl RunRecord {
                 self.jobs.ended.push(*job);
                 if let Some(error) = error {
                     self.jobs.failed += 1;
-                    self.jobs.first_error.get_or_insert_with(|| error.clone());
+                    self.jobs.first_error.get_or_insert_with(|| Box::new(error.clone()));
                 }
             }
             Record::LingerRaised(linger) => self.linger = *linger,
             Record::KeyBound(key) => self.keys.push(key.clone()),
             Record::HeadDropped(first) => self.first = *first,
-            Record::Ended(ended) => self.ended = Some(ended.clone()),
+            Record::Ended(ended) => self.ended = Some(Box::new(ended.clone())),
         }
     }
 }

@@ -166,7 +166,7 @@ impl Row {
             jobs: start.jobs,
             linger_nanos,
             reuse_nanos: start.reuse.map(nanos),
-            ended: ended.as_ref().map(EndedRow::new),
+            ended: ended.as_deref().map(EndedRow::new),
             dropped: first.get().saturating_sub(1),
             last: last.get(),
             bytes: *bytes,
@@ -178,7 +178,7 @@ impl Row {
             row.jobs_started = jobs.started.iter().map(|job| job.get()).collect();
             row.jobs_ended = jobs.ended.iter().map(|job| job.get()).collect();
             row.jobs_failed = jobs.failed;
-            row.first_error = jobs.first_error.as_ref().map(ErrorRow::new);
+            row.first_error = jobs.first_error.as_deref().map(ErrorRow::new);
         }
         row
     }
@@ -233,9 +233,9 @@ impl Row {
                 started: self.jobs_started.into_iter().map(JobIndex::new).collect(),
                 ended: self.jobs_ended.into_iter().map(JobIndex::new).collect(),
                 failed: self.jobs_failed,
-                first_error: self.first_error.map(error).transpose()?,
+                first_error: self.first_error.map(error).transpose()?.map(Box::new),
             },
-            ended: ended.transpose()?,
+            ended: ended.transpose()?.map(Box::new),
         })
     }
 

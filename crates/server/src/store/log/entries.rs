@@ -71,8 +71,10 @@ impl Entries {
             self.base = first.get();
         }
         if self.list.len() == self.list.capacity() {
-            // An eighth more, and not twice as much: a full journal of single responses has three million entries.
-            self.list.reserve_exact((self.list.len() / 8).max(4));
+            // One at first: of an idle run there is no more. An eighth more later, and not twice as much: a full journal of
+            // single responses has three million entries.
+            let length = self.list.len();
+            self.list.reserve_exact((length / 8).max(length.clamp(1, 4)));
         }
         self.bytes += u64::from(length);
         let first = self.relative(first.get());

@@ -13,6 +13,7 @@ use outflow_engine::{Batch, Ended, Filter, Key, Record, RunId, RunRecord, Sequen
 use super::{
     Place,
     entries::{Entries, Found},
+    memory::ENDED_BYTES,
     read::Extents,
     ring::Segment,
 };
@@ -203,6 +204,7 @@ impl Index {
         if let Record::Ended(ended) = record {
             self.ended.insert((ended.in_service, run));
             self.staying = self.staying.saturating_sub(state.staying());
+            self.memory += ENDED_BYTES;
         }
         state.record.add(record);
         state.dirty = true;
@@ -462,7 +464,8 @@ impl Index {
         if let Some(state) = self.runs.get_mut(&run) {
             self.ended.insert((ended.in_service, run));
             self.staying = self.staying.saturating_sub(state.staying());
-            state.record.ended = Some(ended);
+            self.memory += ENDED_BYTES;
+            state.record.ended = Some(Box::new(ended));
             state.dirty = true;
         }
     }

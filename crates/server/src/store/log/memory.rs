@@ -1,12 +1,15 @@
 //! What the index takes in memory, about, and how much of that leaves it when runs move to the archive, or leave that. It counts, and
 //! decides nothing.
 
-use outflow_engine::{RunId, Start};
+use outflow_engine::{Ended, RunId, Start};
 
 use super::index::{Deleted, Index, State};
 
 /// About what a run costs in memory beside what it says of itself: its state, and its places in maps and sets.
 const RUN_BYTES: usize = size_of::<State>() + 3 * size_of::<RunId>() + 64;
+
+/// What its end costs.
+pub(super) const ENDED_BYTES: usize = size_of::<Ended>() + 16;
 
 impl State {
     /// What it takes in memory.
@@ -19,7 +22,8 @@ impl State {
         let start = &self.record.start;
         let parameters = start.parameters.memory() + 32;
         let keys: usize = self.record.keys.iter().map(|key| key.0.len() + 128).sum();
-        RUN_BYTES + size_of::<Start>() + start.source.len() + parameters + keys + self.jobs_memory()
+        let ended = if self.record.ended.is_some() { ENDED_BYTES } else { 0 };
+        RUN_BYTES + size_of::<Start>() + start.source.len() + parameters + keys + ended + self.jobs_memory()
     }
 
     /// The part of it that grows with its jobs.
