@@ -24,8 +24,9 @@ async fn one_run_has_so_many_readers_and_one_that_leaves_makes_room() {
         server.default_source("test", planned(move |_| waiting(&jobs))).limits(limits)
     });
     let (connection, runs) = (Connection::open(server.address()).await, Runs::of(&server).await);
-    let first = connection.begin(&Request { linger: journaled(1).linger, ..keyed(1, "k") }).await;
+    let mut first = connection.begin(&Request { linger: journaled(1).linger, ..keyed(1, "k") }).await;
     let run = first.run();
+    assert_eq!(first.response().await.result, "begun");
     let mut readers = vec![first, connection.begin(&again(&run, 0)).await, connection.begin(&keyed(1, "k")).await];
     for refused in [again(&run, 0), again(&run, 1), keyed(1, "k")] {
         let refused = connection.fetch(&refused).await;

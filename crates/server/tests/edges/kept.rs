@@ -228,10 +228,13 @@ async fn a_reader_that_an_endless_run_has_overtaken_is_told_what_is_the_first_no
     // Windows that a few hundred responses fill.
     let connection = Connection::with(server.address(), &h2::client::Builder::new()).await;
     let runs = Runs::of(&server).await;
-    let slow = connection.begin(&journaled(1)).await;
+    let mut slow = connection.begin(&journaled(1)).await;
     let run = slow.run();
+    // It has begun, or it would begin behind what is dropped.
+    tap.let_out(1);
+    assert_eq!(slow.response().await.sequence, 1);
     for last in (1_000..=10_000).step_by(1_000) {
-        tap.let_out(1_000);
+        tap.let_out(if last == 1_000 { 999 } else { 1_000 });
         runs.until(&run, |run| run.last_sequence == last).await;
     }
     let cut = slow.finish().await;
