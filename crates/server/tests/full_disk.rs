@@ -1,5 +1,6 @@
 //! The whole server on a disk that is really full, and when there is room again: nothing is shown that is not durable,
-//! readers are cut, new journaled runs are refused, plain ones go on, and then all goes on by itself.
+//! readers are cut, new journaled runs are refused, plain ones go on, and then all goes on by itself. Room is made from
+//! outside, or by runs of the server's own that are stopped and deleted.
 
 #[path = "cli/program.rs"]
 #[allow(dead_code, reason = "the program's own tests use more of it")]
@@ -19,14 +20,16 @@ use std::{
 
 use outflow_proto::{
     outflow::v1::{GetRunRequest, Run, RunEnd, RunState, StopRunRequest, run_service_client::RunServiceClient},
-    protobuf::Request,
+    protobuf::{Request, Response},
 };
+use prost::Message as _;
 use rustix::process::Signal;
+use tokio::{runtime::Runtime, task::JoinSet};
 use tonic::{Code, transport::Channel};
 
 use program::Server;
 use small_disk::SmallDisk;
-use support::wire::{Answer, Connection, simulate};
+use support::wire::{Answer, Answering, Connection, simulate};
 
 /// The disk, with room for all that the runs write.
 const DISK_MIB: u64 = 240;
@@ -35,6 +38,11 @@ const RUNS: usize = 4;
 /// Each run's two jobs emit so many responses of so many bytes: together more than the segments that are prepared ahead.
 const RESPONSES: u64 = 500;
 const BYTES: usize = 20_000;
+/// Runs of so many responses a job fill the disk by themselves: some are stopped, and the others get their room. They lie
+/// beside each other in every segment of the live journal, and the archive cannot take all of that at once.
+const MANY: u64 = 900;
+const STOPPED: usize = 4;
+const GO_ON: usize = 4;
 /// By when all of it has gone on, and more.
 const RECOVERED: Duration = Duration::from_secs(60);
 
@@ -50,8 +58,24 @@ fn a_server_on_a_full_ext4_shows_nothing_that_is_not_durable_and_goes_on_when_th
     fill_and_make_room(&SmallDisk::ext4(DISK_MIB));
 }
 
+#[test]
+#[ignore = "needs root, to mount a small disk"]
+fn runs_that_are_stopped_and_deleted_make_room_on_a_full_tmpfs_for_those_that_wait() {
+    stop_and_make_room(&SmallDisk::tmpfs(DISK_MIB));
+}
+
+#[test]
+#[ignore = "needs root, to mount a small disk"]
+fn runs_that_are_stopped_and_deleted_make_room_on_a_full_ext4_for_those_that_wait() {
+    stop_and_make_room(&SmallDisk::ext4(DISK_MIB));
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
 fn fill_and_make_room(disk: &SmallDisk) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime = runtime();
     let config = tempfile::NamedTempFile::new().unwrap();
     fs::write(config.path(), "[limits]\npatience = \"2s\"\n").unwrap();
     let data = disk.path().join("data");
@@ -75,6 +99,84 @@ fn fill_and_make_room(disk: &SmallDisk) {
         let after = runtime.block_on(answered(&server, &journaled(&format!("{round}, after"), "3")));
         assert_eq!((after.code(), after.said("outflow-end")), (Code::Ok, Some("complete")), "{}", after.message());
     }
+}
+
+fn stop_and_make_room(disk: &SmallDisk) {
+    let runtime = runtime();
+    let config = tempfile::NamedTempFile::new().unwrap();
+    // Nobody is cut, and what has ended and has no reader is deleted at once.
+    fs::write(config.path(), "[limits]\npatience = \"1h\"\nkeep_time = \"0s\"\n").unwrap();
+    let data = disk.path().join("data");
+    let server = Server::start(&["--data", data.to_str().unwrap(), "--config", config.path().to_str().unwrap()]);
+    let mut readers = JoinSet::new();
+    let (_connection, runs) = runtime.block_on(async {
+        let connection = Connection::open(address(&server)).await;
+        let mut runs = Vec::new();
+        for n in 0..STOPPED + GO_ON {
+            let answering = connection.begin(&patient(&n.to_string(), MANY)).await;
+            let run = answering.headers["outflow-run-id"].to_str().unwrap().to_owned();
+            readers.spawn(read_patiently(run.clone(), answering));
+            runs.push(run);
+        }
+        (connection, runs)
+    });
+    server.line("cannot be made durable, and wait");
+    runtime.block_on(async {
+        for run in &runs[STOPPED..] {
+            assert_eq!(known(&server, run).await.state(), RunState::Running, "there was room for all of it");
+        }
+        for run in &runs[..STOPPED] {
+            let asked = StopRunRequest { run_id: run.clone() };
+            let run = run_service(&server).await.stop_run(asked).await.unwrap().into_inner().run.unwrap();
+            assert_eq!(run.end(), RunEnd::Stopped);
+        }
+        // The others go on in the same streams, with all there is.
+        let next = async |readers: &mut JoinSet<_>| {
+            let next = tokio::time::timeout(RECOVERED, readers.join_next()).await;
+            next.unwrap_or_else(|_| panic!("those that wait do not go on: {:#?}", server.log()))
+        };
+        while let Some(reader) = next(&mut readers).await {
+            let (run, answer, last) = reader.unwrap();
+            let end = (answer.code(), answer.said("outflow-end"), answer.said("outflow-last-sequence"));
+            let is_stopped = runs[..STOPPED].contains(&run);
+            let expected = if is_stopped { (Code::Cancelled, Some("stopped")) } else { (Code::Ok, Some("complete")) };
+            assert_eq!(end, (expected.0, expected.1, Some(&*last.to_string())), "{}", answer.message());
+            assert!(is_stopped || last == 2 * MANY);
+        }
+        let began = Instant::now();
+        for run in &runs[..STOPPED] {
+            let asked = || GetRunRequest { run_id: run.clone() };
+            while let Ok(found) = run_service(&server).await.get_run(asked()).await {
+                assert!(began.elapsed() < RECOVERED, "it is not deleted: {found:?}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        let after = answered(&server, &patient("after", 3)).await;
+        assert_eq!((after.code(), after.said("outflow-end")), (Code::Ok, Some("complete")), "{}", after.message());
+    });
+}
+
+/// A run that is not kept beyond its end, and whose reader is told that it goes on where it has nothing to say.
+fn patient(key: &str, responses: u64) -> Request {
+    let heartbeat = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+    let linger = Some(prost_types::Duration::default());
+    let mut request = journaled(key, &responses.to_string());
+    // No faster than the archive takes what leaves the live journal.
+    request.parameters.insert("every".to_owned(), "8ms".to_owned());
+    Request { linger, heartbeat, ..request }
+}
+
+/// Reads a run to its end, however long that takes: none missing, none twice.
+async fn read_patiently(run: String, mut answering: Answering) -> (String, Answer, u64) {
+    let mut last = 0;
+    while let Some(message) = answering.message().await {
+        let response = Response::decode(message.unwrap()).unwrap();
+        if response.sequence > 0 {
+            assert_eq!(response.sequence, last + 1);
+            last = response.sequence;
+        }
+    }
+    (run, answering.finish().await, last)
 }
 
 /// Takes all room that there is.
@@ -198,6 +300,7 @@ async fn look_while_full(server: &Server, round: u64, readers: &mut [Reader]) {
     let refused = connection.fetch(&journaled(&format!("{round}, refused"), "3")).await;
     assert_eq!(refused.code(), Code::ResourceExhausted, "{}", refused.message());
     refused.assert_says_when_to_retry();
+    assert!(refused.message().contains("make room on its disk"), "{}", refused.message());
     assert!(refused.is_trailers_only());
     let plain = connection.fetch(&simulate(&[("jobs", "2"), ("step", "0s"), ("responses", "100")])).await;
     assert_eq!((plain.code(), plain.responses().len()), (Code::Ok, 200), "a plain run needs no disk");

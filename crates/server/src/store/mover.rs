@@ -20,6 +20,10 @@ const QUIET: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 /// Runs that one transaction takes.
 const MOVED_RUNS: usize = 1_024;
+/// A full archive is given less at once, by so much, down to this share of [`MOVED_BYTES`] and [`MOVED_RUNS`]: it may have
+/// room for that.
+const LESS: usize = 4;
+const SHARE_MIN: usize = 64;
 /// Runs that one transaction deletes.
 const DELETED_RUNS: usize = 256;
 
@@ -34,6 +38,8 @@ pub(super) struct Work {
     unread: HashMap<RunId, Instant>,
     /// How often something was moved, or deleted from the archive.
     done: u64,
+    /// Which share of what one transaction takes is moved at once.
+    pub(super) share: usize,
     /// How often that failed, and why it did the last time.
     failures: u64,
     failure: String,
@@ -49,6 +55,7 @@ impl Work {
             is_wanted: false,
             unread: HashMap::new(),
             done: 0,
+            share: 1,
             failures: 0,
             failure: String::new(),
             is_stopped: false,
@@ -199,6 +206,8 @@ impl Shared {
             }
         }
         self.free()?;
+        // It has all that it was to be given.
+        self.log.give_way(false);
         Ok(())
     }
 
@@ -210,17 +219,39 @@ impl Shared {
         self.log.put_aside()
     }
 
-    /// Moves runs that `next` names, as many as one transaction takes; says whether there were any.
+    /// Moves runs that `next` names, as many as one transaction takes; says whether there were any. A full archive is given
+    /// less at once, and the room of segments that are freed by that, until there is nothing left for it: runs that go on lie
+    /// beside others that were deleted, whose room is free only when the archive has what lies beside them.
     fn move_some(&self, mut next: impl FnMut(&mut Index) -> Vec<RunId>) -> Result<bool, StoreError> {
+        loop {
+            let share = self.work.lock().share;
+            let moved = self.move_share(share, &mut next);
+            match &moved {
+                Ok(true) => self.work.lock().share = (share / 2).max(1),
+                Err(StoreError::Full(_)) => {
+                    self.log.give_way(true);
+                    if share < SHARE_MIN {
+                        self.work.lock().share = share * LESS;
+                        continue;
+                    }
+                }
+                Ok(false) | Err(_) => {}
+            }
+            return moved;
+        }
+    }
+
+    fn move_share(&self, share: usize, next: &mut impl FnMut(&mut Index) -> Vec<RunId>) -> Result<bool, StoreError> {
+        let (bytes_max, runs_max) = (MOVED_BYTES / share, (MOVED_RUNS / share).max(1));
         let (mut moved, mut unread) = (Vec::new(), None);
         let mut bytes = 0;
         let mut seen = std::collections::HashSet::new();
-        while bytes < MOVED_BYTES && moved.len() < MOVED_RUNS {
+        while bytes < bytes_max && moved.len() < runs_max {
             let snapshots: Vec<Snapshot> = {
                 let mut index = self.index.lock();
                 let runs = next(&mut index);
-                let new = runs.into_iter().filter(|run| seen.insert(*run)).take(MOVED_RUNS);
-                new.filter_map(|run| index.snapshot(run, MOVED_BYTES)).collect()
+                let new = runs.into_iter().filter(|run| seen.insert(*run)).take(runs_max);
+                new.filter_map(|run| index.snapshot(run, bytes_max)).collect()
             };
             if snapshots.is_empty() {
                 break;

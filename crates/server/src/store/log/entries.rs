@@ -128,6 +128,12 @@ impl Entries {
         at + self.list[at..].iter().take_while(|entry| entry.length == 0).count()
     }
 
+    /// Where an entry lies; `None` where it is lost, or there is no such entry.
+    pub(super) fn place(&self, at: usize) -> Option<Place> {
+        let entry = self.list.get(at).filter(|entry| entry.length > 0)?;
+        Some(Place { slot: entry.slot, offset: entry.offset, length: entry.length })
+    }
+
     /// How many entries there are.
     pub(super) fn len(&self) -> usize {
         self.list.len()

@@ -15,7 +15,7 @@ use super::{
     entries::{Entries, Found},
     memory::ENDED_BYTES,
     read::Extents,
-    ring::Segment,
+    segment::Segment,
 };
 
 /// Entries that one look-up gives at most: copied under the lock for which the committer waits.
@@ -225,7 +225,7 @@ impl Index {
     }
 
     /// The number of the segment in a slot.
-    fn number(&self, slot: u32) -> u64 {
+    pub(super) fn number(&self, slot: u32) -> u64 {
         let live = self.live.iter().rev().find(|live| live.segment.slot == slot);
         live.map_or(0, |live| live.segment.number)
     }

@@ -7,7 +7,8 @@ use outflow_engine::StoreError;
 
 use super::{
     record::{BATCH_BYTES, BatchHead, HEAD_BYTES, HEADER_BYTES, Head, find_batch},
-    ring::{Segment, store_error},
+    ring::store_error,
+    segment::Segment,
 };
 
 /// What a segment holds.

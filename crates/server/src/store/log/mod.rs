@@ -12,6 +12,7 @@ mod record;
 mod replay;
 mod ring;
 mod scan;
+mod segment;
 
 use std::{
     collections::HashMap,
@@ -29,12 +30,12 @@ pub(super) use record::DirectoryId;
 use record::{BATCH_BYTES, BatchHead, HEAD_BYTES, HEADER_BYTES, Head};
 pub(super) use replay::{Base, Opened, open};
 use ring::Ring;
-pub(super) use ring::Segment;
 pub(super) use ring::{Size, store_error};
+pub(super) use segment::Segment;
 
 /// Whether a file of this name is, or was, one of the live journal.
 pub(super) fn is_file(name: &str) -> bool {
-    ring::slot(name).is_some() || ring::number_aside(name).is_some()
+    segment::slot(name).is_some() || segment::number_aside(name).is_some()
 }
 
 /// What a commit has encoded is written when it is so long, so that no batch takes more memory than this and its
@@ -136,6 +137,11 @@ impl Log {
     /// Whether a commit waits for segments to be freed.
     pub(super) fn is_short(&self) -> bool {
         self.ring.is_short()
+    }
+
+    /// Whether the archive is to have the room of segments that are freed, on a disk that is full.
+    pub(super) fn give_way(&self, gives_way: bool) {
+        self.ring.give_way(gives_way);
     }
 
     /// How many segments there may be.

@@ -8,7 +8,7 @@ use outflow_engine::{Key, RunId, RunRecord, Sequence};
 use super::{
     Place,
     index::{Index, Live, Snapshot, State},
-    ring::Segment,
+    segment::Segment,
 };
 
 impl Index {
@@ -67,11 +67,17 @@ impl Index {
             state.dirty = false;
             state.settled = newest;
         }
+        // Of what is not whole, the record goes all the same, but for its end, which lies behind all frames.
+        let next = state.entries.place(taken);
         state.is_moving = true;
         let (record, archived_bytes) = (state.record.clone(), state.archived_bytes);
         let first = state.entries.first_of(from).unwrap_or(Sequence::FIRST);
         // What is not whole ends where the next entry begins.
         let last = state.entries.first_of(taken).map_or(record.last, |next| Sequence::new(next.get() - 1));
+        if let Some(place) = next {
+            let number = self.number(place.slot);
+            self.state(run)?.settled = number;
+        }
         let extents = self.extents(places.into_iter());
         let keys = self.keys_of(&record);
         Some(Snapshot { record, extents, first, last, whole, archived_bytes, keys })

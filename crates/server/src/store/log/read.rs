@@ -9,7 +9,8 @@ use outflow_engine::{Chunk, RunId, Sequence, StoreError};
 use super::{
     Place,
     record::{HEAD_BYTES, Head, Kind, Salt, find_head},
-    ring::{Segment, store_error},
+    ring::store_error,
+    segment::Segment,
 };
 
 /// Frames of small records are put together up to so many bytes: what a reader takes at once.

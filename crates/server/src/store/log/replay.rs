@@ -15,8 +15,9 @@ use super::{
     index::{Index, State, touch},
     look::{Looked, Stretch, look},
     record::{BATCH_BYTES, BatchHead, DirectoryId, HEAD_BYTES, HEADER_BYTES, Head, Kind, find_head},
-    ring::{self, Found, Ring, Segment, Size, store_error},
+    ring::{Found, Ring, Size, store_error},
     scan::{Finding, Link, Scanned, scan},
+    segment::{self, Segment},
 };
 
 /// What the archive has of runs.
@@ -290,7 +291,7 @@ impl Replay<'_> {
     fn must_know(&mut self, segment: &Segment, run: RunId) -> Result<bool, StoreError> {
         let knows = self.knows(run)?;
         if !knows && !self.index.is_deleted(run) {
-            self.unknown.entry(run).or_insert_with(|| ring::name(segment.slot));
+            self.unknown.entry(run).or_insert_with(|| segment::name(segment.slot));
         }
         Ok(knows)
     }
@@ -416,7 +417,7 @@ impl Replay<'_> {
                 return self.frames(segment, head, None);
             }
             Kind::Started => {
-                self.unknown.insert(run, ring::name(segment.slot));
+                self.unknown.insert(run, segment::name(segment.slot));
                 "its beginning is lost, and with it the run"
             }
             Kind::LingerRaised => "its linger is lost, and is what it was before",
@@ -450,7 +451,7 @@ impl Replay<'_> {
     fn found(&mut self, segment: &Segment, run: Option<RunId>, what: &str) {
         segment.damaged.store(true, Ordering::Relaxed);
         let what = run.map_or_else(|| what.to_owned(), |run| format!("run {run}: {what}"));
-        self.findings.push(Finding { file: ring::name(segment.slot), run, what });
+        self.findings.push(Finding { file: segment::name(segment.slot), run, what });
     }
 
     fn finish(mut self) -> (Index, Vec<Finding>, Vec<RunId>, (u64, u32)) {

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    fmt, io,
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,72 +15,17 @@ use outflow_engine::{Room, StoreError};
 use parking_lot::{Condvar, Mutex};
 
 use super::{
-    super::files::{File, Files},
+    super::files::Files,
     record::{DirectoryId, Header, Salt},
+    segment::{Segment, name, put_aside},
 };
 
-/// A segment file's name is this, its slot, and [`SUFFIX`].
-const PREFIX: &str = "live-";
-const SUFFIX: &str = ".journal";
 /// Segments that are kept prepared: the next one, and the reserve.
 const READY: usize = 2;
+/// How many files stay where the archive is given the room of the others.
+const KEPT: usize = READY + 2;
 /// How long after a failed attempt a segment is prepared again where nobody waits for one.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// The file name of a slot.
-pub(super) fn name(slot: u32) -> String {
-    format!("{PREFIX}{slot:03}{SUFFIX}")
-}
-
-/// The slot that a file of this name is; `None` where it is no segment.
-pub(super) fn slot(file: &str) -> Option<u32> {
-    let slot = file.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok()?;
-    (name(slot) == file).then_some(slot)
-}
-
-/// A segment that was put aside has this name, its number, 0 where that is not known, its slot, which of several that would
-/// have one name, and [`SUFFIX`].
-const ASIDE_PREFIX: &str = "damaged-";
-
-fn name_aside(number: u64, slot: u32, copy: u32) -> String {
-    format!("{ASIDE_PREFIX}{number}-{slot:03}-{copy}{SUFFIX}")
-}
-
-/// The number of the segment that was put aside in a file of this name; `None` where none was.
-pub(super) fn number_aside(file: &str) -> Option<u64> {
-    file.strip_prefix(ASIDE_PREFIX)?.strip_suffix(SUFFIX)?.split('-').next()?.parse().ok()
-}
-
-/// Puts a segment aside for whoever can make something of it: it is never looked at again, nor written.
-fn put_aside(files: &dyn Files, segment: &Segment) -> io::Result<()> {
-    let names = files.list()?;
-    let mut aside = (0..).map(|copy| name_aside(segment.number, segment.slot, copy));
-    let aside = aside.find(|aside| !names.contains(aside)).expect("there are more names than files");
-    files.rename(&name(segment.slot), &aside)?;
-    files.sync_directory()?;
-    tracing::error!("{segment:?} of the live journal in {} is damaged, and kept aside as {aside}", files.place());
-    Ok(())
-}
-
-/// One file under one number. It is freed when the last reader has let go of it.
-pub(in super::super) struct Segment {
-    /// Segments are numbered in the order of their use; a file that is used again gets a new number.
-    pub(super) number: u64,
-    pub(super) slot: u32,
-    pub(super) bytes: u32,
-    pub(super) salt: Salt,
-    pub(super) file: Arc<dyn File>,
-    /// A write or sync failed: the file is never written again.
-    pub(super) failed: AtomicBool,
-    /// What was written there is not what lies there: the file is kept aside and never written again.
-    pub(super) damaged: AtomicBool,
-}
-
-impl fmt::Debug for Segment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "segment {} in {}", self.number, name(self.slot))
-    }
-}
 
 /// How large segments are and how many there may be.
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +70,22 @@ struct State {
     /// How often the archive refused to take anything, and why it did the last time.
     refusals: u64,
     refusal: String,
+    /// The disk had no room for one more file.
+    is_full: bool,
+    /// The archive is to have what room there is.
+    gives_way: bool,
     stopped: bool,
+}
+
+impl State {
+    /// Whether segments that are freed are removed, and not used again. One that is ready has to say that they do not count.
+    fn may_give(&self) -> bool {
+        self.gives_way && self.slots.len() > KEPT && !self.ready.is_empty()
+    }
+}
+
+fn is_unread(segment: &Arc<Segment>) -> bool {
+    Arc::strong_count(segment) == 1
 }
 
 /// The files that there are on opening.
@@ -167,6 +127,8 @@ impl Ring {
             failure: String::new(),
             refusals: 0,
             refusal: String::new(),
+            is_full: false,
+            gives_way: false,
             stopped: false,
         };
         Self { files, directory, size, state: Mutex::new(state), changed: Condvar::new() }
@@ -230,11 +192,13 @@ impl Ring {
         state.told = state.told.max(oldest);
     }
 
-    /// Whether a commit needs more segments than may be prepared.
+    /// Whether a commit needs more segments than may be prepared, or than there is room for.
     pub(super) fn is_short(&self) -> bool {
         let state = self.state.lock();
-        let may_be = self.size.segments_max.saturating_sub(state.slots.len());
-        state.wanted > state.ready.len() + state.free.len() + may_be
+        let has_room = !state.is_full && !state.gives_way;
+        let may_be = if has_room { self.size.segments_max.saturating_sub(state.slots.len()) } else { 0 };
+        let free = if state.may_give() { 0 } else { state.free.len() };
+        state.wanted > state.ready.len() + free + may_be
     }
 
     /// Notes that the archive refuses to take anything: who waits for a segment does so in vain.
@@ -243,6 +207,15 @@ impl Ring {
         state.refusals += 1;
         why.clone_into(&mut state.refusal);
         self.changed.notify_all();
+    }
+
+    /// Whether the archive is to have the room of segments that are freed, on a disk that is full.
+    pub(super) fn give_way(&self, gives_way: bool) {
+        let mut state = self.state.lock();
+        if state.gives_way != gives_way {
+            state.gives_way = gives_way;
+            self.changed.notify_all();
+        }
     }
 
     /// So many prepared segments, all or none. Waits for the archive where the bound is reached, and then calls
@@ -324,7 +297,8 @@ impl Ring {
     pub(super) fn prepare_until_stopped(&self) {
         let mut state = self.state.lock();
         while !state.stopped {
-            if state.ready.len() >= state.wanted {
+            let has_some_to_give = state.may_give() && state.free.iter().any(is_unread);
+            if state.ready.len() >= state.wanted && !has_some_to_give {
                 self.changed.wait(&mut state);
                 continue;
             }
@@ -373,27 +347,33 @@ impl Ring {
                     let number = segment.number;
                     self.head(segment, number, oldest)?;
                 }
-                Task::Remove(segment) => self.remove(segment)?,
+                Task::Remove(segment) => {
+                    self.remove(segment)?;
+                    let state = self.state.lock();
+                    if state.gives_way && state.ready.len() >= state.wanted {
+                        return Ok(true);
+                    }
+                }
             }
         }
     }
 
     /// What is to be done for one more segment.
     fn task(&self, state: &mut State) -> Option<Task> {
+        let may_give = state.may_give();
         let is_usable = |segment: &Segment| {
             let is_sound = !segment.failed.load(Ordering::Relaxed) && !segment.damaged.load(Ordering::Relaxed);
-            is_sound && segment.bytes == self.size.segment_bytes
+            is_sound && segment.bytes == self.size.segment_bytes && !may_give
         };
         // One that counted is missed until it is told that it does no more; a new header tells that by itself.
         let (oldest, told) = (state.oldest, state.told);
         let may_go = |segment: &Segment| is_usable(segment) || segment.number >= oldest || segment.number < told;
-        let is_unread = |segment: &Arc<Segment>| Arc::strong_count(segment) == 1;
         let next = state.free.iter().position(|segment| is_unread(segment) && may_go(segment));
         if let Some(segment) = next.and_then(|at| state.free.remove(at)) {
             let segment = Arc::into_inner(segment).expect("nobody else can reach a freed segment");
             return Some(if is_usable(&segment) { Task::Recycle(segment) } else { Task::Remove(segment) });
         }
-        if state.slots.len() < self.size.segments_max {
+        if state.slots.len() < if state.gives_way { KEPT } else { self.size.segments_max } {
             let slot =
                 (0..=u32::MAX).find(|slot| !state.slots.contains(slot)).expect("there are more slots than segments");
             state.slots.insert(slot);
@@ -410,6 +390,7 @@ impl Ring {
             self.files.sync_directory()?;
             Ok(file)
         });
+        self.state.lock().is_full = created.as_ref().is_err_and(is_full);
         let file = created.inspect_err(|_| {
             // What is left of it is nobody's; where it cannot be removed it is made anew over it.
             _ = self.files.remove(&name(slot));
@@ -460,10 +441,11 @@ impl Ring {
     }
 }
 
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// What went wrong, as a store says it.
 pub(in super::super) fn store_error(error: &io::Error, message: impl FnOnce() -> String) -> StoreError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full(message()),
-        _ => StoreError::Failed(message()),
-    }
+    if is_full(error) { StoreError::Full(message()) } else { StoreError::Failed(message()) }
 }

@@ -17,7 +17,8 @@ use super::{
     record::{
         BATCH_BYTES, BatchHead, DirectoryId, HEADER_BYTES, Header, HeaderFound, Kind, Salt, find_batch, number_of,
     },
-    ring::{self, Segment, store_error},
+    ring::store_error,
+    segment::{self, Segment},
 };
 
 /// Something that is not as it was written.
@@ -95,12 +96,12 @@ pub(super) fn scan(files: &dyn Files, directory: DirectoryId) -> Result<Scanned,
     let listed = files.list().map_err(|error| failed(&error, "its files cannot be listed"))?;
     let mut scanned = Scanned { oldest: 1, next_number: 1, ..Scanned::default() };
     // One that was put aside was needed no more, nor any before it, whether or not a batch says so.
-    for number in listed.iter().filter_map(|name| ring::number_aside(name)) {
+    for number in listed.iter().filter_map(|name| segment::number_aside(name)) {
         scanned.oldest = scanned.oldest.max(number + 1);
         scanned.next_number = scanned.next_number.max(number + 1);
     }
     let mut names: Vec<(u32, String)> =
-        listed.into_iter().filter_map(|name| Some((ring::slot(&name)?, name))).collect();
+        listed.into_iter().filter_map(|name| Some((segment::slot(&name)?, name))).collect();
     names.sort();
     let mut scan = Scan { directory, used: BTreeMap::new(), unreadable: Vec::new(), cut: BTreeSet::new(), scanned };
     for (slot, name) in names {
@@ -231,7 +232,7 @@ impl Scan {
     }
 
     fn found(&mut self, slot: u32, what: &str) {
-        self.scanned.findings.push(Finding { file: ring::name(slot), run: None, what: what.to_owned() });
+        self.scanned.findings.push(Finding { file: segment::name(slot), run: None, what: what.to_owned() });
     }
 
     /// Follows the chain from the newest segment back.
@@ -239,7 +240,7 @@ impl Scan {
         let mut next = self.used.last_key_value().map(|(number, _)| (*number, None));
         if let Some(newest) = self.used.last_entry() {
             let segment = &newest.get().segment;
-            let oldest = last_oldest(segment).map_err(|error| (ring::name(segment.slot), error))?;
+            let oldest = last_oldest(segment).map_err(|error| (segment::name(segment.slot), error))?;
             self.scanned.oldest = self.scanned.oldest.max(oldest);
             self.scanned.is_end_lost |= self.cut.contains(newest.key());
         }

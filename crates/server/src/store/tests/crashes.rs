@@ -44,6 +44,12 @@ fn open(disk: &Disk, workers: Workers) -> Result<Embedded, StoreError> {
     Embedded::open(Arc::new(disk.clone()), archive, TINY, workers)
 }
 
+/// Moves what has to, as much at once as usual or so little that runs are moved in parts.
+fn work_off(store: &Embedded, is_quiet: bool, random: &mut SmallRng) -> Result<(), StoreError> {
+    store.shared().work.lock().share = [1, 64, 4_096][random.random_range(0..3)];
+    store.shared().work_off(is_quiet)
+}
+
 /// What was answered, with how many operations had been done on the disk by then.
 struct Answered {
     operations: usize,
@@ -168,8 +174,8 @@ fn a_crash_at_any_moment_loses_nothing_that_was_answered_and_invents_nothing() {
         for _ in 0..120 {
             life.must_commit(&store);
             match random.random_range(0..12) {
-                0 => store.shared().work_off(true).unwrap(),
-                1 | 2 => store.shared().work_off(false).unwrap(),
+                0 => work_off(&store, true, &mut random).unwrap(),
+                1 | 2 => work_off(&store, false, &mut random).unwrap(),
                 3 => {
                     drop(store);
                     store = open(&life.disk, Workers::Caller).unwrap();
@@ -199,7 +205,8 @@ fn after_writes_and_syncs_that_failed_it_goes_on_and_a_crash_loses_nothing() {
             }
             let committed = life.commit(&store);
             if random.random_bool(0.3) {
-                _ = store.shared().work_off(random.random_bool(0.5));
+                let is_quiet = random.random_bool(0.5);
+                _ = work_off(&store, is_quiet, &mut random);
             }
             let is_killed = random.random_bool(0.1);
             life.disk.heal();
@@ -238,7 +245,7 @@ fn a_full_disk_is_told_and_what_was_answered_stays() {
                     Ok(()) => {}
                     Err(StoreError::Full(_)) => {
                         refused += 1;
-                        _ = store.shared().work_off(true);
+                        _ = work_off(&store, true, &mut random);
                     }
                     Err(error) => panic!("{error}"),
                 }
