@@ -2,14 +2,8 @@
 //! or for a shutdown, and leaves none behind. While there is nothing to do it is no task: the run keeps it, and whoever
 //! changes something has it go on.
 
-use std::{
-    future::poll_fn,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
-use futures_util::FutureExt as _;
 use tokio::{
     runtime::Handle,
     task::AbortHandle,
@@ -18,8 +12,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use crate::{
-    Cleanup, Code, Emitter, End, Job, JobError, JobErrors, JobIndex, Placement, Plan,
+    Cleanup, Emitter, End, Job, JobError, JobErrors, JobIndex, Placement, Plan,
     run::{Deserted, Run},
+    task::Begin,
 };
 
 /// What a run's driver works with: clean-up is done where jobs run.
@@ -210,10 +205,14 @@ impl Driver {
             }
             let emitter = Emitter::new(self.run.clone(), index, self.surroundings.cleanup.clone());
             let emitter = if self.placement == Placement::Compute { emitter.taking_turns() } else { emitter };
-            let here = Here { run: self.run.clone(), job: index, is_told: false };
-            let work = guarded(job, emitter, here, self.records_starts);
-            let task = self.surroundings.cleanup.runtime().spawn(work);
-            self.under_way.0.push((index, task.abort_handle()));
+            let begin = Begin {
+                run: self.run.clone(),
+                job: index,
+                emitter,
+                records_start: self.records_starts,
+                on: self.surroundings.cleanup.runtime().clone(),
+            };
+            self.under_way.0.push((index, job.begin(begin)));
         }
         if self.jobs.len() == 0 {
             // Their list, which a run may outlive by hours.
@@ -283,49 +282,4 @@ async fn started(run: &Arc<Run>, suspend: &CancellationToken) -> bool {
         is_durable = run.started() => is_durable,
         () = suspend.cancelled() => false,
     }
-}
-
-/// A job as a task that never panics. One that must not be executed twice starts when its start is durable.
-#[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice, and every job has one of these")]
-fn guarded(job: Job, emitter: Emitter, here: Here, records_start: bool) -> impl Future<Output = ()> + Send {
-    async move {
-        if records_start {
-            Box::pin(emitter.record_start()).await;
-        }
-        // Also what a job does before its first await may panic.
-        let outcome = match catch_unwind(AssertUnwindSafe(|| job.start(emitter))) {
-            Ok(work) => AssertUnwindSafe(work).catch_unwind().await,
-            Err(panic) => Err(panic),
-        };
-        here.leave(outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))));
-    }
-}
-
-/// Held by a job's task until all else of the job is gone; dropped, it tells the driver.
-struct Here {
-    run: Arc<Run>,
-    job: JobIndex,
-    is_told: bool,
-}
-
-impl Here {
-    /// The job ended by itself.
-    fn leave(mut self, outcome: Result<(), JobError>) {
-        self.is_told = true;
-        self.run.job_gone(self.job, Some(outcome));
-    }
-}
-
-impl Drop for Here {
-    fn drop(&mut self) {
-        if !self.is_told {
-            self.run.job_gone(self.job, None);
-        }
-    }
-}
-
-fn panicked(panic: &(dyn std::any::Any + Send)) -> JobError {
-    let message = panic.downcast_ref::<String>().map(String::as_str);
-    let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-    JobError::new(Code::Internal, format_args!("the job panicked: {message}"))
 }

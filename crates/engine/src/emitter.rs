@@ -31,11 +31,6 @@ impl Emitter {
         Self { takes_turns: true, ..self }
     }
 
-    /// Resolves when the start of this job is durable.
-    pub(crate) async fn record_start(&self) {
-        self.run.record_job_start(self.job).await;
-    }
-
     /// Which job of the plan this is.
     pub fn job(&self) -> JobIndex {
         self.job

@@ -56,6 +56,7 @@ mod run_id;
 mod source;
 mod status;
 mod store;
+mod task;
 mod time;
 mod window;
 

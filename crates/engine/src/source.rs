@@ -1,8 +1,10 @@
 //! What answers: the trait, the plan it makes, and the jobs of the plan. It knows nothing of readers and transports.
 
-use std::{fmt, pin::Pin, time::Duration};
+use std::{fmt, time::Duration};
 
-use crate::{Emitter, JobError, PayloadKind, Refusal, Request};
+use tokio::task::AbortHandle;
+
+use crate::{Emitter, JobError, PayloadKind, Refusal, Request, task::Begin};
 
 /// What answers requests: it turns each into a plan, checked before any of its jobs starts.
 ///
@@ -208,14 +210,12 @@ impl fmt::Debug for Plan {
     }
 }
 
-type JobFuture = Pin<Box<dyn Future<Output = Result<(), JobError>> + Send>>;
-
 /// One unit of work: it emits responses, and ends well or with an error.
 ///
 /// # Cancel safety
 /// A run that is stopped drops its jobs where they stand, at whichever `await`. What must be finished all the same
 /// (ending a process, say) is given to [`Emitter::cleanup`] from a guard's `Drop`.
-pub struct Job(Box<dyn FnOnce(Emitter) -> JobFuture + Send>);
+pub struct Job(Box<dyn FnOnce(Begin) -> AbortHandle + Send>);
 
 impl Job {
     /// A job from a function that is given its emitter when it starts.
@@ -224,10 +224,10 @@ impl Job {
         F: FnOnce(Emitter) -> R + Send + 'static,
         R: Future<Output = Result<(), JobError>> + Send + 'static,
     {
-        Self(Box::new(move |emitter| Box::pin(work(emitter))))
+        Self(Box::new(move |begin| begin.spawn(work)))
     }
 
-    pub(crate) fn start(self, emitter: Emitter) -> JobFuture {
-        (self.0)(emitter)
+    pub(crate) fn begin(self, begin: Begin) -> AbortHandle {
+        (self.0)(begin)
     }
 }

@@ -351,6 +351,34 @@ async fn a_job_that_panics_fails_alone() {
     assert_eq!(finish.jobs_failed, 1);
 }
 
+/// Panics when it is dropped.
+struct Falls(&'static str);
+
+impl Drop for Falls {
+    fn drop(&mut self) {
+        panic!("{}", self.0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_may_panic_before_its_first_await_and_when_it_is_over() {
+    let engine = engine(|| {
+        let before = Job::new(|_| -> std::future::Ready<Result<(), JobError>> { panic!("not even begun") });
+        let over = Job::new(|_| {
+            let falls = Falls("left badly");
+            std::future::poll_fn(move |_| {
+                let _held = &falls;
+                std::task::Poll::Ready(Ok(()))
+            })
+        });
+        Plan::new().placement(Placement::Reader).job(before).job(over)
+    });
+    let (responses, finish) = read_all(&mut start(&engine)).await;
+    let errors: Vec<_> = responses.iter().map(|response| &*response.error.as_ref().unwrap().message).collect();
+    assert_eq!(errors, ["the job panicked: not even begun", "the job panicked: left badly"]);
+    assert_eq!(finish.jobs_failed, 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_first_cause_closes_and_later_emissions_are_dropped() {
     let outcome = Arc::new(OnceLock::new());
