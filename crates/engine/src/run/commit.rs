@@ -3,7 +3,7 @@
 
 use std::{mem, sync::Arc, time::Duration};
 
-use super::{Run, State, record::Recording};
+use super::{Run, State, record::Recording, wake};
 use crate::{Code, End, Ended, JobError, Record, RunId, Timestamp, bell::Alarms, committer::Item};
 
 /// Which records the committer wants.
@@ -65,7 +65,7 @@ impl Run {
             if state.end != Some(End::Stopped) || recording.is_ended || !recording.is_started {
                 return 0;
             }
-            self.drop_unseen(state);
+            Self::drop_unseen(state);
         }
         if state.recording.as_ref().is_some_and(|recording| recording.in_flight.is_empty()) {
             self.take(state, now, alarms);
@@ -87,7 +87,7 @@ impl Run {
                 recording.in_flight.push(Record::Frames(chunk));
             }
             recording.in_flight.extend(dropped.map(Record::HeadDropped));
-            state.waiting.drain(..).for_each(|alarm| alarms.add(alarm));
+            wake(&mut state.waiting, alarms);
             if recording.bytes > self.limits.run_bytes_max && !recording.is_endless() && !state.is_closed {
                 state.is_closed = true;
                 state.end = Some(End::Failed(self.too_long()));
@@ -108,7 +108,7 @@ impl Run {
     /// Drops what is not durable of a run that was stopped. What nobody saw, nobody misses; but an error whose response
     /// is dropped was none.
     #[cold]
-    fn drop_unseen(&self, state: &mut State) {
+    fn drop_unseen(state: &mut State) {
         let Some(recording) = &mut state.recording else { return };
         let unseen = recording.in_flight.iter().chain(&recording.after);
         let failures = unseen.filter(|record| matches!(record, Record::JobEnded(_, Some(_)))).count();
@@ -120,7 +120,7 @@ impl Run {
         recording.end_is_recorded = false;
         state.journal.gather().for_each(drop);
         // Who waits for something of that waits in vain.
-        self.durable.notify_waiters();
+        recording.tell_others();
     }
 
     #[cold]
@@ -165,7 +165,7 @@ impl Run {
             waiting.filter_map(|(_, reader)| reader.alarm.take()).for_each(|alarm| alarms.add(alarm));
         }
         if others_wait {
-            self.durable.notify_waiters();
+            recording.tell_others();
         }
         let is_more = !recording.before.is_empty()
             || !recording.after.is_empty()
@@ -189,7 +189,7 @@ impl Run {
                 return false;
             }
             recording.is_abandoned = true;
-            self.durable.notify_waiters();
+            recording.tell_others();
             self.close_locked(&mut state, End::Stopped, &mut alarms);
         }
         alarms.go_off();

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Run, State};
+use super::{Run, State, wake};
 use crate::{
     Chunk, End, Finish, Leave, Limits, Record, Refusal, Sequence,
     bell::{Alarm, Alarms},
@@ -154,7 +154,7 @@ impl Run {
             let mut alarms = Alarms::default();
             self.pass(&mut state, place, chunk.last(), &mut alarms);
             if !state.waiting.is_empty() && state.journal.has_half_room(&self.limits) {
-                state.waiting.drain(..).for_each(|alarm| alarms.add(alarm));
+                wake(&mut state.waiting, &mut alarms);
             }
             drop(state);
             alarms.go_off();
@@ -297,7 +297,8 @@ impl Run {
             self.tell_driver();
         }
         let goes_on = match (state.is_closed, recording.attached) {
-            (true, _) => "the run has ended".to_owned(),
+            (true, _) if state.end.is_some() => "the run has ended".to_owned(),
+            (true, _) => "the run goes on after a restart".to_owned(),
             (false, 0) => format!("the run goes on for {:?}", recording.linger),
             (false, others) => format!("the run goes on for {others} others"),
         };

@@ -13,11 +13,11 @@ mod driven;
 mod permit;
 mod record;
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use slab::Slab;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     Budget, End, Leave, Limits, PayloadKind, RunId, RunRecord, Start,
@@ -46,8 +46,6 @@ pub struct Run {
     payload_bytes_max: usize,
     state: Mutex<State>,
     driven: Driven,
-    /// Rings when something became durable that is waited for by other than readers.
-    durable: Notify,
     _permit: Option<RunPermit>,
 }
 
@@ -66,6 +64,14 @@ struct State {
     /// Why and where the reader of a plain run left.
     last_left: Option<Box<(Leave, u64)>>,
     recording: Option<Box<Recording>>,
+}
+
+/// Has the jobs go on that wait for room.
+fn wake(waiting: &mut Vec<Alarm>, alarms: &mut Alarms) {
+    // With their place: a run may be idle for hours after a burst.
+    for alarm in mem::take(waiting) {
+        alarms.add(alarm);
+    }
 }
 
 impl Run {
@@ -147,7 +153,6 @@ impl Run {
                 recording: recording.map(Box::new),
             }),
             driven: Driven::default(),
-            durable: Notify::new(),
             _permit: permit,
         }
     }
@@ -176,7 +181,7 @@ impl Run {
         }
         state.is_closed = true;
         state.end = Some(end);
-        state.waiting.drain(..).for_each(|alarm| alarms.add(alarm));
+        wake(&mut state.waiting, alarms);
         match &mut state.recording {
             None => {
                 state.readers.iter_mut().filter_map(|(_, reader)| reader.alarm.take()).for_each(|a| alarms.add(a))
@@ -193,7 +198,7 @@ impl Run {
         {
             let mut state = self.state.lock();
             state.is_closed = true;
-            state.waiting.drain(..).for_each(|alarm| alarms.add(alarm));
+            wake(&mut state.waiting, &mut alarms);
         }
         alarms.go_off();
     }

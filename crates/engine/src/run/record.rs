@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{From, Run};
 use crate::{
@@ -56,6 +56,9 @@ pub(super) struct Recording {
 
     /// Bytes of all frames ever.
     pub(super) bytes: u64,
+    /// Rings when something became durable that is waited for by other than readers; only while somebody waits.
+    durable: Option<Arc<Notify>>,
+
     // Boxed, since most runs have neither.
     endless: Option<Box<Endless>>,
     taken_up: Option<Box<TakenUp>>,
@@ -157,8 +160,16 @@ impl Recording {
             linger,
             deserted_at: None,
             bytes: 0,
+            durable: None,
             endless: None,
             taken_up: None,
+        }
+    }
+
+    /// Has those look who wait for something to be durable, other than readers.
+    pub(super) fn tell_others(&mut self) {
+        if let Some(durable) = self.durable.take() {
+            durable.notify_waiters();
         }
     }
 
@@ -313,12 +324,13 @@ impl Run {
 
     async fn durable(&self, is: impl Fn(&Recording) -> bool) {
         loop {
-            let mut rung = std::pin::pin!(self.durable.notified());
-            // Before looking, so that what happens in between is not missed.
-            rung.as_mut().enable();
-            if self.state.lock().recording.as_ref().is_none_or(|recording| is(recording)) {
-                return;
-            }
+            // Asked for under the lock under which it rings, so that nothing is missed in between.
+            let rung = match &mut self.state.lock().recording {
+                Some(recording) if !is(recording) => {
+                    recording.durable.get_or_insert_default().clone().notified_owned()
+                }
+                _ => return,
+            };
             rung.await;
         }
     }
