@@ -30,13 +30,20 @@ pub(crate) struct Surroundings {
 
 /// What makes driving a journaled run different.
 pub(crate) struct Journaled {
-    /// Jobs that ended before a restart, and the first error among them that the plan does not tolerate.
-    pub(crate) ended: Box<[JobIndex]>,
-    pub(crate) first_error: Option<Box<JobError>>,
+    /// Boxed, since most runs are driven by one process from their start to their end.
+    pub(crate) resumed: Option<Box<Resumed>>,
     /// From here on no linger runs out.
     pub(crate) draining: CancellationToken,
     /// The run is to be left as it is, for a restart to take up.
     pub(crate) suspend: CancellationToken,
+}
+
+/// What a restart left of a run that it took up.
+pub(crate) struct Resumed {
+    /// Jobs that ended before it.
+    pub(crate) ended: Vec<JobIndex>,
+    /// The first error among them that the plan does not tolerate.
+    pub(crate) first_error: Option<Box<JobError>>,
 }
 
 /// What a driver does after it looked.
@@ -53,11 +60,11 @@ enum Step {
 pub(crate) struct Driver {
     run: Arc<Run>,
     surroundings: Surroundings,
-    /// Jobs that have not begun, and the index of the first of them.
-    jobs: std::vec::IntoIter<Job>,
+    /// Jobs that have not begun, the next one last, and its index.
+    jobs: Vec<Job>,
     next: JobIndex,
     /// Jobs that have not ended.
-    left: usize,
+    left: u32,
     under_way: UnderWay,
     at_once: usize,
     job_errors: JobErrors,
@@ -95,19 +102,22 @@ impl Drop for UnderWay {
 
 impl Driver {
     pub(crate) fn new(run: Arc<Run>, plan: Plan, mut surroundings: Surroundings) -> Self {
-        let journaled = surroundings.journaled.as_mut();
+        let is_journaled = surroundings.journaled.is_some();
+        let mut jobs = plan.jobs;
+        jobs.reverse();
+        let resumed = surroundings.journaled.as_mut().and_then(|journaled| journaled.resumed.as_mut());
         Self {
             run,
             next: JobIndex(0),
-            left: plan.jobs.len() - journaled.as_ref().map_or(0, |journaled| journaled.ended.len()),
-            under_way: UnderWay(Vec::with_capacity(plan.jobs.len().min(plan.jobs_at_once))),
-            jobs: plan.jobs.into_iter(),
+            left: (jobs.len() - resumed.as_ref().map_or(0, |resumed| resumed.ended.len())) as u32,
+            under_way: UnderWay(Vec::with_capacity(jobs.len().min(plan.jobs_at_once))),
+            jobs,
             at_once: plan.jobs_at_once,
             job_errors: plan.job_errors,
             placement: plan.placement,
-            records_starts: journaled.is_some() && !plan.repeatable,
+            records_starts: is_journaled && !plan.repeatable,
             is_closing: false,
-            first_error: journaled.and_then(|journaled| journaled.first_error.take()),
+            first_error: resumed.and_then(|resumed| resumed.first_error.take()),
             time_limit: plan.time_limit.map(|time| Box::new(TimeLimit { time, until: None })),
             surroundings,
         }
@@ -195,12 +205,12 @@ impl Driver {
         while self.under_way.0.len() < self.at_once
             && !self.is_enough()
             && !self.is_suspended()
-            && let Some(job) = self.jobs.next()
+            && let Some(job) = self.jobs.pop()
         {
             let index = self.next;
             self.next.0 += 1;
-            let journaled = self.surroundings.journaled.as_ref();
-            if journaled.is_some_and(|journaled| journaled.ended.contains(&index)) {
+            let resumed = self.surroundings.journaled.as_ref().and_then(|journaled| journaled.resumed.as_ref());
+            if resumed.is_some_and(|resumed| resumed.ended.contains(&index)) {
                 continue;
             }
             let emitter = Emitter::new(self.run.clone(), index, self.surroundings.cleanup.clone());
@@ -214,9 +224,9 @@ impl Driver {
             };
             self.under_way.0.push((index, job.begin(begin)));
         }
-        if self.jobs.len() == 0 {
+        if self.jobs.is_empty() {
             // Their list, which a run may outlive by hours.
-            self.jobs = Vec::new().into_iter();
+            self.jobs = Vec::new();
         }
     }
 
@@ -252,7 +262,7 @@ impl Driver {
             return false;
         }
         self.under_way.stop();
-        self.jobs = Vec::new().into_iter();
+        self.jobs = Vec::new();
         true
     }
 

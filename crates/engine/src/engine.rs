@@ -41,7 +41,7 @@ pub(crate) type StoreOpener = Arc<dyn Fn() -> Result<Arc<dyn Store>, StoreError>
 /// A source and how its runs are kept.
 #[derive(Clone)]
 pub(crate) struct Registered {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) source: Arc<dyn Source>,
     pub(crate) options: SourceOptions,
     pub(crate) configuration: u64,
@@ -69,7 +69,7 @@ impl Builder {
     pub fn source_with(mut self, name: impl Into<String>, source: Arc<dyn Source>, options: SourceOptions) -> Self {
         let name = name.into();
         let configuration = Digest::new().with(source.configuration()).value();
-        self.sources.insert(name.clone(), Registered { name, source, options, configuration });
+        self.sources.insert(name.clone(), Registered { name: name.into(), source, options, configuration });
         self
     }
 

@@ -13,7 +13,7 @@ use crate::{
     Again, Among, Durability, End, Engine, Filter, JobErrors, Key, Place, Plan, Principal, Reader, Refusal, Request,
     RunId, RunInfo, Sequence, Start, Store, StoreError,
     digest::Digest,
-    driver::Journaled,
+    driver::{Journaled, Resumed},
     engine::Registered,
     keeper::{Bound, Keeper},
     living::{Entered, Generation, InHand},
@@ -65,7 +65,7 @@ impl Registered {
     fn shared_key(&self, request: &Request) -> Option<Key> {
         let shared = self.options.shared?;
         let mut digest =
-            Digest::new().with(&self.name).with(self.configuration.to_le_bytes()).with(request.id().to_le_bytes());
+            Digest::new().with(&*self.name).with(self.configuration.to_le_bytes()).with(request.id().to_le_bytes());
         for (name, value) in request.parameters() {
             digest = digest.with(name).with(value);
         }
@@ -310,7 +310,8 @@ impl Engine {
         let is_lost = keeper.store.durability() != Durability::Disk;
         let suspend = if plan.repeatable || is_lost { &self.draining } else { &self.suspend };
         let first_error = first_error.filter(|_| plan.job_errors != JobErrors::Tolerate);
-        Journaled { ended: ended.into(), first_error, draining: self.draining.clone(), suspend: suspend.clone() }
+        let resumed = (!ended.is_empty()).then(|| Box::new(Resumed { ended, first_error }));
+        Journaled { resumed, draining: self.draining.clone(), suspend: suspend.clone() }
     }
 
     /// Joins the run that a request's own key is bound to.
@@ -486,7 +487,7 @@ fn is_own(request: &Request, start: &Start, run: &str) -> Result<(), Refusal> {
     if request.id() != 0 && request.id() != start.id {
         return differs("id");
     }
-    if request.source().is_some_and(|source| source != start.source) {
+    if request.source().is_some_and(|source| source != &*start.source) {
         return differs("source");
     }
     if !request.parameters().is_empty() && start.parameters != *request.parameters() {

@@ -119,7 +119,7 @@ impl Engine {
         let start = &record.start;
         let registered = self
             .sources
-            .get(&start.source)
+            .get(&*start.source)
             .ok_or_else(|| format!("there is no source `{}` any more", start.source))?;
         if registered.configuration != start.configuration {
             return Err(format!("the configuration of source `{}` was changed", start.source));

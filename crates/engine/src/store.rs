@@ -139,7 +139,7 @@ pub enum Record {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Start {
     /// The name of its source.
-    pub source: String,
+    pub source: Arc<str>,
     /// A digest of the source's configuration: under another one the run is not taken up again.
     pub configuration: u64,
     /// What was asked for.
@@ -274,7 +274,7 @@ impl Filter {
     pub fn wants(&self, run: &RunRecord) -> bool {
         self.principal == run.start.principal
             && self.ended.is_none_or(|ended| ended == run.ended.is_some())
-            && self.source.as_ref().is_none_or(|source| *source == run.start.source)
+            && self.source.as_ref().is_none_or(|source| **source == *run.start.source)
     }
 }
 

@@ -127,9 +127,8 @@ impl Run {
     #[cold]
     fn interrupt(self: &Arc<Self>, state: &mut State, job: JobIndex) {
         state.is_closed = true;
-        state.end = Some(End::Interrupted(format!(
-            "job {job} was begun again after a restart, and what it emits is not what it had emitted before"
-        )));
+        let reason = "was begun again after a restart, and what it emits is not what it had emitted before";
+        state.end = Some(Box::new(End::Interrupted(format!("job {job} {reason}"))));
         self.enqueue(state);
         self.tell_driver();
     }

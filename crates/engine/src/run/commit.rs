@@ -62,7 +62,7 @@ impl Run {
             return 0;
         }
         if wanted == Gather::Stops {
-            if state.end != Some(End::Stopped) || recording.is_ended || !recording.is_started {
+            if state.end.as_deref() != Some(&End::Stopped) || recording.is_ended || !recording.is_started {
                 return 0;
             }
             Self::drop_unseen(state);
@@ -90,7 +90,7 @@ impl Run {
             wake(&mut state.waiting, alarms);
             if recording.bytes > self.limits.run_bytes_max && !recording.is_endless() && !state.is_closed {
                 state.is_closed = true;
-                state.end = Some(End::Failed(self.too_long()));
+                state.end = Some(Box::new(End::Failed(self.too_long())));
                 self.tell_driver();
             }
         }
@@ -100,7 +100,7 @@ impl Run {
             && !recording.end_is_recorded
         {
             recording.end_is_recorded = true;
-            let ended = Ended { end: end.clone(), jobs_failed: state.jobs_failed, at: now, in_service };
+            let ended = Ended { end: (**end).clone(), jobs_failed: state.jobs_failed, at: now, in_service };
             recording.in_flight.push(Record::Ended(ended));
         }
     }
@@ -204,7 +204,7 @@ impl Run {
     /// Whether it was stopped and only its end is on its way into the store.
     pub(crate) fn is_stopping(&self) -> bool {
         let state = self.state.lock();
-        let stopped = state.end == Some(End::Stopped);
+        let stopped = state.end.as_deref() == Some(&End::Stopped);
         let ends = |recording: &Recording| matches!(recording.in_flight[..], [Record::Ended(_)]);
         stopped && state.recording.as_ref().is_some_and(|recording| ends(recording))
     }

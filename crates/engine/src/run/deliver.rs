@@ -207,7 +207,7 @@ impl Run {
 
     /// The end, where there is one for this reader; `last` is the last response that anybody sees.
     fn finish(state: &mut State, place: Attached, last: Sequence, end_is_told: bool) -> Option<Delivery> {
-        let end = state.end.as_ref().filter(|_| end_is_told);
+        let end = state.end.as_deref().filter(|_| end_is_told);
         let reader = &mut state.readers[place.key()];
         let given_all = reader.next > last;
         if reader.left.is_none() && !(end.is_some() && (given_all || reader.next > reader.last_wanted)) {

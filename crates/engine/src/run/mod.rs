@@ -51,8 +51,9 @@ pub struct Run {
 
 struct State {
     journal: Journal,
-    /// How it ended; set once, by the first cause. Of a journaled run nobody sees it before it is durable.
-    end: Option<End>,
+    /// How it ended; set once, by the first cause. Of a journaled run nobody sees it before it is durable. Boxed, since
+    /// most of a run's life there is none.
+    end: Option<Box<End>>,
     /// Nothing more is appended: it has ended, or was suspended for a restart to take up.
     is_closed: bool,
     readers: Slab<Cursor>,
@@ -117,7 +118,7 @@ impl Run {
             if let Some(ended) = &record.ended {
                 state.jobs_failed = ended.jobs_failed;
                 state.is_closed = true;
-                state.end = Some(ended.end.clone());
+                state.end = Some(Box::new(ended.end.clone()));
             }
         }
         run
@@ -180,7 +181,7 @@ impl Run {
             return false;
         }
         state.is_closed = true;
-        state.end = Some(end);
+        state.end = Some(Box::new(end));
         wake(&mut state.waiting, alarms);
         match &mut state.recording {
             None => {
@@ -228,7 +229,7 @@ impl Run {
     }
 
     /// Says that the reader of a plain run left, and what that stopped.
-    pub(crate) fn report_leaving(&self, jobs_stopped: usize) {
+    pub(crate) fn report_leaving(&self, jobs_stopped: u32) {
         let left = self.state.lock().last_left.clone();
         let jobs = if jobs_stopped == 1 { "job" } else { "jobs" };
         match left.as_deref() {

@@ -101,7 +101,7 @@ fn message(info: RunInfo) -> Run {
     let state = if ended.is_some() { RunState::Ended } else { RunState::Running };
     Run {
         run_id: record.id.to_string(),
-        source: start.source.clone(),
+        source: start.source.to_string(),
         id: start.id,
         parameters: start.parameters.to_map(),
         state: state.into(),

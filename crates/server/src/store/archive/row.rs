@@ -155,7 +155,7 @@ impl Row {
         let bytes_of = |keys: &[Key]| keys.iter().map(|key| key.0.clone()).collect();
         let (linger_nanos, raised_nanos) = (nanos(start.linger), nanos(*linger));
         let mut row = Self {
-            source: start.source.clone(),
+            source: start.source.to_string(),
             configuration: start.configuration,
             request: start.id,
             parameters: start.parameters.to_map(),
@@ -210,7 +210,7 @@ impl Row {
             Ok(Ended { end, jobs_failed: ended.jobs_failed, at, in_service })
         });
         let start = Start {
-            source: self.source,
+            source: self.source.into(),
             configuration: self.configuration,
             id: self.request,
             parameters: (&self.parameters).into(),

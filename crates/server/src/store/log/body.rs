@@ -146,7 +146,7 @@ struct EndedBody {
 impl From<&Start> for StartBody {
     fn from(start: &Start) -> Self {
         Self {
-            source: start.source.clone(),
+            source: start.source.to_string(),
             configuration: start.configuration,
             id: start.id,
             parameters: start.parameters.to_map(),
@@ -162,7 +162,7 @@ impl From<&Start> for StartBody {
 impl From<StartBody> for Start {
     fn from(body: StartBody) -> Self {
         Self {
-            source: body.source,
+            source: body.source.into(),
             configuration: body.configuration,
             id: body.id,
             parameters: (&body.parameters).into(),

@@ -30,7 +30,7 @@ enum Step {
 
 fn begins(n: u64, keys: &[u64]) -> (RunId, Record) {
     let start = Start {
-        source: format!("source {n}"),
+        source: format!("source {n}").into(),
         configuration: u64::MAX - n,
         id: -(n as i32),
         parameters: [("name", "é"), ("empty", "")].into_iter().collect(),

@@ -23,7 +23,7 @@ fn a_record_comes_back_as_it_went_in() {
     let place = Place::new();
     let archive = place.open();
     let start = Start {
-        source: "sql".to_owned(),
+        source: "sql".into(),
         configuration: u64::MAX,
         id: i32::MIN,
         parameters: [("a", "é"), ("b", "")].into_iter().collect(),
@@ -154,7 +154,7 @@ fn a_list_has_one_source_only_where_that_is_wanted() {
     for n in 0..10 {
         let mut record = run(n, &[]);
         let source = if n % 2 == 0 { "even" } else { "odd" };
-        record.start = Arc::new(Start { source: source.to_owned(), ..Start::default() });
+        record.start = Arc::new(Start { source: source.into(), ..Start::default() });
         archive.put(&[moved(&mut record, vec![])], Duration::ZERO).unwrap();
     }
     let filter = Filter { source: Some("odd".to_owned()), ..Filter::default() };

@@ -49,7 +49,7 @@ fn run_id(n: u64) -> RunId {
 
 fn run(n: u64, keys: &[&str]) -> RunRecord {
     let start = Start {
-        source: "simulate".to_owned(),
+        source: "simulate".into(),
         configuration: 0x1234_5678_9abc_def0,
         id: 1,
         keys: keys.iter().map(|key| Key(Bytes::copy_from_slice(key.as_bytes()))).collect(),
