@@ -20,18 +20,19 @@ use super::{
 /// By when a peer that has sent headers has to have sent its whole request, if its own deadline is not sooner.
 const REQUEST_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Answers one call.
+/// Answers one call, which ends by its deadline.
 pub(super) fn fetch<B>(
     engine: Arc<Engine>,
     call: Request<B>,
     control: Arc<StreamControl>,
+    deadline: Option<Instant>,
 ) -> impl Future<Output = Response<Body>>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
     // In a box of its own: many calls may wait for their runs to be durable, and need nothing of this any more.
-    let asked = Box::pin(read(engine.clone(), call, control.deadline()));
+    let asked = Box::pin(read(engine.clone(), call, deadline));
     async move {
         let answer = match asked.await {
             Ok(request) => start(&engine, request, control).await,

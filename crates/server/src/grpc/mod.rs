@@ -44,14 +44,19 @@ impl Services {
         Self { engine, routes: routes.prepare(), route_prefixes }
     }
 
-    /// Answers one call, whose stream is under `control`.
-    pub(crate) fn answer(&self, call: Request<Incoming>, control: Arc<StreamControl>) -> Answer {
+    /// Answers one call, whose stream is under `control` and ends by its deadline.
+    pub(crate) fn answer(
+        &self,
+        call: Request<Incoming>,
+        control: Arc<StreamControl>,
+        deadline: Option<Instant>,
+    ) -> Answer {
         if let Some(refusal) = not_grpc(&call) {
             return Box::pin(std::future::ready(refusal));
         }
         let path = call.uri().path();
         if path == FETCH_RESPONSE {
-            return Box::pin(fetch::fetch(self.engine.clone(), call, control));
+            return Box::pin(fetch::fetch(self.engine.clone(), call, control, deadline));
         }
         if self.route_prefixes.iter().any(|prefix| path.starts_with(prefix)) {
             let mut routes = self.routes.clone();

@@ -49,24 +49,23 @@ impl Streams {
         })
     }
 
-    /// A control for a stream that is about to begin, with the time by which it has to end.
-    pub(crate) fn control(&self, deadline: Option<Instant>) -> Arc<StreamControl> {
+    /// A control for a stream that is about to begin.
+    pub(crate) fn control(&self) -> Arc<StreamControl> {
         Arc::new(StreamControl {
             sweep: self.sweep.clone(),
             waiting_since: AtomicU64::new(0),
             untaken: AtomicUsize::new(0),
-            deadline,
             state: Mutex::default(),
         })
     }
 
-    /// Runs `stream` to its end, or until its control ends it.
-    pub(crate) fn spawn<F>(self: &Arc<Self>, stream: F, control: &Arc<StreamControl>)
+    /// Runs `stream` to its end, or until its control ends it, at the latest at its deadline.
+    pub(crate) fn spawn<F>(self: &Arc<Self>, stream: F, control: &Arc<StreamControl>, deadline: Option<Instant>)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let key = self.live.lock().insert(control.clone());
-        let deadline = control.deadline.map(|deadline| Box::new(Deadline::new(deadline)));
+        let deadline = deadline.map(|deadline| Box::new(Deadline::new(deadline)));
         let place = Place { streams: self.clone(), key };
         let task = StreamTask { stream, deadline, control: control.clone(), place };
         let task = self.tasks.spawn(task).abort_handle();
@@ -118,7 +117,6 @@ pub(crate) struct StreamControl {
     waiting_since: AtomicU64,
     /// Bytes that the transport was handed and has not taken.
     untaken: AtomicUsize,
-    deadline: Option<Instant>,
     state: Mutex<State>,
 }
 
@@ -134,11 +132,6 @@ struct State {
 }
 
 impl StreamControl {
-    /// By when the stream has to end.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.deadline
-    }
-
     /// Puts the stream's reader under this control.
     pub(super) fn attach(&self, closer: Closer) {
         let mut state = self.state.lock();

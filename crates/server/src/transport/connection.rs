@@ -14,7 +14,10 @@ use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::Service};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 
 use super::{
     TransportLimits,
@@ -112,9 +115,15 @@ where
 struct Own {
     /// Those of its worker.
     streams: Arc<Streams>,
-    /// The control of the stream whose call was just answered. hyper calls the service and then the executor, one after
-    /// the other on one task, so a cell hands it over.
-    next: Mutex<Option<Arc<StreamControl>>>,
+    /// The stream whose call was just answered. hyper calls the service and then the executor, one after the other on one
+    /// task, so a cell hands it over.
+    next: Mutex<Option<Next>>,
+}
+
+/// What is known of a stream that is about to begin.
+struct Next {
+    control: Arc<StreamControl>,
+    deadline: Option<Instant>,
 }
 
 struct Calls {
@@ -132,9 +141,9 @@ impl Service<Request<Incoming>> for Calls {
             Ok(deadline) => (deadline, None),
             Err(status) => (None, Some(grpc::refuse(&status))),
         };
-        let control = self.own.streams.control(deadline);
-        *self.own.next.lock() = Some(control.clone());
-        Infallibly(refusal.unwrap_or_else(|| self.services.answer(call, control)))
+        let control = self.own.streams.control();
+        *self.own.next.lock() = Some(Next { control: control.clone(), deadline });
+        Infallibly(refusal.unwrap_or_else(|| self.services.answer(call, control, deadline)))
     }
 }
 
@@ -158,7 +167,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let control = self.0.next.lock().take().expect("hyper calls the service before the executor");
-        self.0.streams.spawn(stream, &control);
+        let next = self.0.next.lock().take().expect("hyper calls the service before the executor");
+        self.0.streams.spawn(stream, &next.control, next.deadline);
     }
 }

@@ -85,8 +85,8 @@ pub(super) struct Live {
 pub(super) struct State {
     pub(super) record: RunRecord,
     pub(super) entries: Entries,
-    /// What of it the archive has: nothing, or its record and the frames up to here.
-    pub(super) archived: Option<Sequence>,
+    /// Whether the archive has its record, and frames of it.
+    pub(super) is_archived: bool,
     /// Bytes of the frames that the archive has.
     pub(super) archived_bytes: u64,
     /// Whether there is something of it that the archive does not have, nor is being given.
@@ -132,7 +132,7 @@ impl State {
         Self {
             record,
             entries: Entries::default(),
-            archived: None,
+            is_archived: false,
             archived_bytes: 0,
             dirty: true,
             is_moving: false,
@@ -143,8 +143,7 @@ impl State {
 
     /// A run that the archive has so.
     pub(super) fn archived(record: RunRecord) -> Self {
-        let (archived, archived_bytes) = (Some(record.last), record.bytes);
-        Self { archived, archived_bytes, dirty: false, ..Self::new(record) }
+        Self { is_archived: true, archived_bytes: record.bytes, dirty: false, ..Self::new(record) }
     }
 
     /// Bytes of frames that only the journal has.

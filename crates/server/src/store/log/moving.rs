@@ -125,7 +125,7 @@ impl Index {
         state.entries.trim(record.last, state.record.last);
         self.memory = self.memory.saturating_sub(memory.saturating_sub(state.entries.memory()));
         self.bytes -= record.bytes - state.archived_bytes;
-        state.archived = Some(record.last);
+        state.is_archived = true;
         state.archived_bytes = record.bytes;
         state.is_moving = false;
         self.unbind(record.id, keys);

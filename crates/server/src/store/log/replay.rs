@@ -378,7 +378,7 @@ impl Replay<'_> {
         }
         let state = self.index.state(run).expect("the run is known");
         // The end is the last thing that is told of a run, but for keys: with it the archive has all that came before.
-        let is_over = state.archived.is_some() && state.record.ended.is_some();
+        let is_over = state.is_archived && state.record.ended.is_some();
         let is_new = match &record {
             // Bound again: it may have been another's meanwhile.
             Record::KeyBound(_) => true,
@@ -485,7 +485,7 @@ fn told(
     run: RunId,
     insert: impl FnOnce(&mut SeenJobs) -> bool,
 ) -> bool {
-    if state.archived.is_none() {
+    if !state.is_archived {
         return false;
     }
     let seen = jobs.entry(run).or_insert_with(|| SeenJobs {
