@@ -1,7 +1,7 @@
 //! The journal of one run: it numbers each response, has its frame written once, and hands whole blocks of frames to
 //! readers. HOT: every response of every stream passes through `append`.
 //!
-//! It knows nothing of jobs, wakers, locks or time; `run.rs` does.
+//! It knows nothing of jobs, wakers, locks or time; `run/` does.
 
 use std::collections::VecDeque;
 
@@ -10,9 +10,9 @@ use prost::Message as _;
 use smallvec::SmallVec;
 
 use crate::{
-    Budget, JobError, JobIndex, Limits, Sequence,
+    Budget, Chunk, JobError, JobIndex, Limits, Sequence,
     budget::Share,
-    frame::{Field, HEAD_BUFFER_BYTES, PREFIX_BYTES, Part, write_head},
+    frame::{Field, HEAD_BUFFER_BYTES, Part, write_head},
 };
 
 /// Bytes of frames that travel together: as much as a reader takes at once, four HTTP/2 DATA frames of the usual
@@ -23,6 +23,7 @@ const BLOCK_BYTES: usize = 64 * 1024;
 pub(crate) const SHARE_BYTES_MIN: usize = 16 * 1024;
 /// The first buffer of a tail; it grows to a block where jobs are faster than readers.
 const TAIL_BYTES_MIN: usize = 128;
+
 /// Bytes that are copied into the journal, or shared with it.
 pub(crate) enum Content<'a> {
     Borrowed(&'a [u8]),
@@ -35,115 +36,6 @@ impl Content<'_> {
             Content::Borrowed(bytes) => bytes,
             Content::Shared(bytes) => bytes,
         }
-    }
-}
-
-/// Consecutive frames, ready to be sent as they are.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Chunk {
-    first: Sequence,
-    last: Sequence,
-    /// One part where all payloads were small; cut between frame heads and shared payloads otherwise.
-    parts: SmallVec<[Bytes; 1]>,
-}
-
-impl Chunk {
-    /// The frames of the sequences `first..=last`, in order, as a store gives back what it was given. No part ends
-    /// within a frame's head.
-    ///
-    /// # Panics
-    /// Where there are none.
-    pub fn new(first: Sequence, last: Sequence, parts: impl IntoIterator<Item = Bytes>) -> Self {
-        assert!(first <= last && first != Sequence::NONE, "a chunk has responses: {first} to {last}");
-        Self { first, last, parts: parts.into_iter().collect() }
-    }
-
-    /// The sequence of the first response in it.
-    pub fn first(&self) -> Sequence {
-        self.first
-    }
-
-    /// The sequence of the last response in it.
-    pub fn last(&self) -> Sequence {
-        self.last
-    }
-
-    /// Its length in bytes.
-    pub fn len(&self) -> usize {
-        self.parts.iter().map(Bytes::len).sum()
-    }
-
-    /// Whether it has no bytes; a chunk that a reader was given never is.
-    pub fn is_empty(&self) -> bool {
-        self.parts.iter().all(Bytes::is_empty)
-    }
-
-    /// The bytes of its frames, in order; a cut between two parts means nothing.
-    pub fn parts(&self) -> &[Bytes] {
-        &self.parts
-    }
-
-    /// The bytes of its frames, in order; a cut between two parts means nothing.
-    pub fn into_parts(self) -> impl ExactSizeIterator<Item = Bytes> {
-        self.parts.into_iter()
-    }
-
-    /// The frames of the sequences `first..=last`, which lie in this chunk.
-    ///
-    /// # Panics
-    /// Where they do not, or the bytes are no frames.
-    #[must_use]
-    pub fn between(&self, first: Sequence, last: Sequence) -> Self {
-        debug_assert!(self.first <= first && first <= last && last <= self.last, "{first:?}..={last:?} of {self:?}");
-        if (first, last) == (self.first, self.last) {
-            return self.clone();
-        }
-        let from = self.offset(first.0 - self.first.0);
-        let to = self.offset(last.0 - self.first.0 + 1);
-        let mut parts = SmallVec::new();
-        let mut start = 0;
-        for part in &self.parts {
-            let end = start + part.len();
-            if end > from && start < to {
-                parts.push(part.slice(from.saturating_sub(start)..part.len().min(to - start)));
-            }
-            start = end;
-        }
-        Self { first, last, parts }
-    }
-
-    /// This chunk, its bytes counted in `budget` until the last of them is dropped.
-    pub(crate) fn paid_from(self, budget: &Budget) -> Self {
-        let paid = |part: Bytes| {
-            let mut share = budget.share();
-            share.grow_to(part.len());
-            share.pays_for(part)
-        };
-        Self { parts: self.parts.into_iter().map(paid).collect(), ..self }
-    }
-
-    /// Adds what follows.
-    pub(crate) fn join(&mut self, next: &Self) {
-        debug_assert_eq!(self.last.0 + 1, next.first.0, "chunks are joined in order");
-        self.last = next.last;
-        self.parts.extend(next.parts.iter().cloned());
-    }
-
-    /// Where the frame after the first `frames` begins, in bytes from the start.
-    fn offset(&self, frames: u64) -> usize {
-        let mut offset = 0;
-        let (mut part, mut part_start) = (0, 0);
-        for _ in 0..frames {
-            // A head is never cut: `append` writes it in one piece.
-            while offset >= part_start + self.parts[part].len() {
-                part_start += self.parts[part].len();
-                part += 1;
-            }
-            let head = &self.parts[part][offset - part_start..];
-            let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
-            offset += PREFIX_BYTES + length as usize;
-        }
-        offset
     }
 }
 

@@ -32,6 +32,7 @@
 
 mod bell;
 mod budget;
+mod chunk;
 mod committer;
 mod digest;
 mod driver;
@@ -62,11 +63,11 @@ mod window;
 
 pub use bell::Bell;
 pub use budget::Budget;
+pub use chunk::Chunk;
 pub use emitter::{Cleanup, Emitter};
 pub use end::{End, Finish, Leave};
 pub use engine::{Builder, Engine};
 pub use frame::{JobIndex, Sequence};
-pub use journal::Chunk;
 pub use keeper::RunInfo;
 pub use limits::Limits;
 pub use memory::MemoryStore;
