@@ -1,5 +1,5 @@
-//! What the index takes in memory, about, and how much of that leaves it when runs move to the archive, or leave that. It counts, and
-//! decides nothing.
+//! What the index takes in memory, about, and how much of that leaves it when runs move to the archive, or leave that. It
+//! counts, and decides nothing.
 
 use outflow_engine::{Ended, RunId, Start};
 

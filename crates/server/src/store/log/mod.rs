@@ -232,7 +232,7 @@ impl Log {
             if record + BATCH_BYTES as u64 > u64::from(new) {
                 return Err(StoreError::Failed(format!(
                     "a record of {record} bytes does not fit into a segment of the live journal in {} ({} bytes); make \
-                     segments larger, or responses and parameters shorter, in the configuration",
+                     responses or parameters shorter",
                     self.ring.place(),
                     self.ring.size().segment_bytes,
                 )));

@@ -230,7 +230,7 @@ impl Ring {
         if wanted > self.size.segments_max.saturating_sub(1) {
             return Err(StoreError::Full(format!(
                 "a batch that takes {count} segments of {} bytes is more than the live journal in {} may ever hold ({} \
-                 segments); commit less at once, or raise its size in the configuration",
+                 segments); commit less at once",
                 self.size.segment_bytes,
                 self.place(),
                 self.size.segments_max,
@@ -277,8 +277,8 @@ impl Ring {
 
     fn full(&self, why: &str) -> StoreError {
         StoreError::Full(format!(
-            "the live journal in {} is full ({} segments of {} bytes), and has to wait for the archive: {why}; try again, \
-             or raise its size in the configuration",
+            "the live journal in {} is full (it may have {} segments of {} bytes, where the disk has room for them), and has to \
+             wait for the archive: {why}; try again, or make room on its disk",
             self.place(),
             self.size.segments_max,
             self.size.segment_bytes,
