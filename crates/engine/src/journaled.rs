@@ -237,8 +237,8 @@ impl Engine {
         let permit = RunPermit::acquire(&self.runs, self.limits.runs_max)?;
         let plan = self.within_limits(registered.source.plan(request)?)?;
         let at = keeper.clock.now();
-        let keys: Vec<Key> = keys.own.iter().chain(&keys.shared).cloned().collect();
-        let start = Arc::new(self.start_of(request, registered, &plan, keys.clone(), at));
+        let keys = keys.own.iter().chain(&keys.shared).cloned().collect();
+        let start = Arc::new(self.start_of(request, registered, &plan, keys, at));
         let run = Arc::new(Run::journaled(
             RunId::journaled(at, random),
             plan.payload,
@@ -249,7 +249,7 @@ impl Engine {
             keeper.queue.clone(),
         ));
         run.keep(registered.options.keep_bytes);
-        Ok(Prepared { in_hand: InHand { run, start, keys }, plan })
+        Ok(Prepared { in_hand: InHand { run, start }, plan })
     }
 
     /// Starts a run, unless somebody else just did, or something was let go meanwhile: then it is kept in `prepared`.
@@ -264,7 +264,9 @@ impl Engine {
     ) -> Result<Option<Reader>, Refusal> {
         let store = keeper.store.clone();
         let begin = |run: &Arc<Run>| attach(run, From::After(Sequence::NONE), request, store);
-        let Entered::Done(reader) = keeper.living.enter(new.in_hand.clone(), stale, known, begin) else {
+        let Entered::Done(reader) =
+            keeper.living.enter(new.in_hand.clone(), &new.in_hand.start.keys, stale, known, begin)
+        else {
             *prepared = Some(new);
             return Ok(None);
         };
@@ -280,7 +282,7 @@ impl Engine {
         request: &Request,
         registered: &Registered,
         plan: &Plan,
-        keys: Vec<Key>,
+        keys: Box<[Key]>,
         at: crate::Timestamp,
     ) -> Start {
         let linger = request.linger().max(registered.options.linger).unwrap_or(self.limits.linger);

@@ -137,9 +137,9 @@ impl Keeper {
             }
             let (limits, budget) = (self.limits.clone(), self.budget.clone());
             let run = Run::stored(&record, PayloadKind::default(), limits, budget, None, self.queue.clone());
-            let in_hand = InHand { run: Arc::new(run), start: record.start, keys: Vec::new() };
+            let in_hand = InHand { run: Arc::new(run), start: record.start };
             let seen = in_hand.clone();
-            match self.living.enter(in_hand, None, generation, |_| look(&seen)) {
+            match self.living.enter(in_hand, &[], None, generation, |_| look(&seen)) {
                 Entered::Done(seen) => return Ok(Some(seen)),
                 Entered::Other | Entered::Changed => {}
             }

@@ -2,7 +2,7 @@
 //! here is in the store only. Attaching a reader and deleting a run exclude each other here.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -18,6 +18,8 @@ pub(crate) struct Living(Mutex<State>);
 struct State {
     runs: HashMap<RunId, InHand>,
     keys: HashMap<Key, RunId>,
+    /// Keys of runs that came to them after their start, as few do.
+    later_keys: HashMap<RunId, Vec<Key>>,
     /// Those of `keys` that are on their way into the store.
     binding: HashSet<Key>,
     deleting: HashSet<RunId>,
@@ -33,7 +35,6 @@ pub(crate) struct Generation(u64);
 pub(crate) struct InHand {
     pub(crate) run: Arc<Run>,
     pub(crate) start: Arc<Start>,
-    pub(crate) keys: Vec<Key>,
 }
 
 /// What there is of a run.
@@ -76,11 +77,12 @@ impl Living {
         state.keys.get(key).map_or(Found::Elsewhere(state.let_go), |run| Found::Here(*run))
     }
 
-    /// Takes a run in hand, unless one of its name or, `but` for one, of its keys is. `attach` is called before anybody
+    /// Takes a run in hand, unless one of its name or, `but` for one, of `keys` is. `attach` is called before anybody
     /// else can find it.
     pub(crate) fn enter<T>(
         &self,
         entering: InHand,
+        keys: &[Key],
         but: Option<RunId>,
         known: Generation,
         attach: impl FnOnce(&Arc<Run>) -> T,
@@ -90,12 +92,12 @@ impl Living {
         if state.let_go != known || state.deleting.contains(&id) {
             return Entered::Changed;
         }
-        let mut bound = entering.keys.iter().filter_map(|key| state.keys.get(key));
+        let mut bound = keys.iter().filter_map(|key| state.keys.get(key));
         if bound.any(|run| Some(*run) != but) || state.runs.contains_key(&id) {
             return Entered::Other;
         }
         let attached = attach(&entering.run);
-        for key in &entering.keys {
+        for key in keys {
             state.keys.insert(key.clone(), id);
         }
         state.runs.insert(id, entering);
@@ -121,9 +123,9 @@ impl Living {
         if state.let_go != known {
             return Entered::Changed;
         }
-        match state.runs.get_mut(&run.id()) {
-            Some(found) if !state.keys.contains_key(key) => {
-                found.keys.push(key.clone());
+        match state.runs.get(&run.id()) {
+            Some(_) if !state.keys.contains_key(key) => {
+                state.later_keys.entry(run.id()).or_default().push(key.clone());
                 state.keys.insert(key.clone(), run.id());
                 state.binding.insert(key.clone());
                 Entered::Done(Binding { living: self, run: run.clone(), key: key.clone(), is_durable: false })
@@ -200,10 +202,12 @@ impl Living {
 impl State {
     fn free_keys(&mut self, run: RunId) {
         self.let_go.0 += 1;
-        let keys = self.runs.get_mut(&run).map(|found| std::mem::take(&mut found.keys));
-        for key in keys.unwrap_or_default() {
-            if self.keys.get(&key) == Some(&run) {
-                self.keys.remove(&key);
+        let own = self.runs.get(&run).map(|found| found.start.clone());
+        let own = own.iter().flat_map(|start| start.keys.iter());
+        let later = self.later_keys.remove(&run).unwrap_or_default();
+        for key in own.chain(&later) {
+            if self.keys.get(key) == Some(&run) {
+                self.keys.remove(key);
             }
         }
     }
@@ -234,8 +238,11 @@ impl Drop for Binding<'_> {
         state.binding.remove(&self.key);
         if !self.is_durable && state.keys.get(&self.key) == Some(&self.run.id()) {
             state.keys.remove(&self.key);
-            if let Some(found) = state.runs.get_mut(&self.run.id()) {
-                found.keys.retain(|key| *key != self.key);
+            if let Entry::Occupied(mut keys) = state.later_keys.entry(self.run.id()) {
+                keys.get_mut().retain(|key| *key != self.key);
+                if keys.get().is_empty() {
+                    keys.remove();
+                }
             }
         }
     }

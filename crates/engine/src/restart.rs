@@ -44,7 +44,7 @@ impl Engine {
             Some(RunPermit::beyond_limits(&self.runs)),
             keeper.queue.clone(),
         ));
-        let in_hand = InHand { run: run.clone(), start: record.start.clone(), keys: Vec::new() };
+        let in_hand = InHand { run: run.clone(), start: record.start.clone() };
         if !keeper.living.enter_stored(in_hand) {
             tracing::error!("run {} is in the store twice, which is a bug", record.id);
             return;

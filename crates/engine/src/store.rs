@@ -149,7 +149,7 @@ pub struct Start {
     /// Whose run it is.
     pub principal: Principal,
     /// Keys under which it is found, and after which nothing else is started.
-    pub keys: Vec<Key>,
+    pub keys: Box<[Key]>,
     /// The time of day.
     pub at: Timestamp,
     /// Jobs of its plan.
@@ -224,7 +224,7 @@ impl RunRecord {
         Self {
             id,
             linger: start.linger,
-            keys: start.keys.clone(),
+            keys: start.keys.to_vec(),
             start,
             first: Sequence::FIRST,
             last: Sequence::NONE,

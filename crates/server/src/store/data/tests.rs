@@ -47,7 +47,7 @@ fn frames(run: u64, sequences: std::ops::RangeInclusive<u64>) -> Record {
 }
 
 fn started(n: u64) -> Record {
-    Record::Started(Arc::new(Start { keys: vec![key(n)], ..Start::default() }))
+    Record::Started(Arc::new(Start { keys: [key(n)].into(), ..Start::default() }))
 }
 
 fn ended(seconds: u64) -> Record {

@@ -286,7 +286,7 @@ mod tests {
             id: -5,
             parameters: [("a", "é"), ("b", "")].into_iter().collect(),
             principal: Principal::Anonymous,
-            keys: vec![Key(Bytes::from_static(b"\0key")), Key(Bytes::from_static(b""))],
+            keys: [Key(Bytes::from_static(b"\0key")), Key(Bytes::from_static(b""))].into(),
             at: Timestamp::from_millis(1_700_000_000_000),
             jobs: 7,
             linger: Duration::from_millis(1500),

@@ -27,7 +27,7 @@ fn a_record_comes_back_as_it_went_in() {
         configuration: u64::MAX,
         id: i32::MIN,
         parameters: [("a", "é"), ("b", "")].into_iter().collect(),
-        keys: vec![key("one"), Key(Bytes::from(vec![0xff; Key::BYTES_MAX]))],
+        keys: [key("one"), Key(Bytes::from(vec![0xff; Key::BYTES_MAX]))].into(),
         at: Timestamp::from_millis(1),
         jobs: u32::MAX,
         linger: Duration::new(3, 7),
