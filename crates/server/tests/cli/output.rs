@@ -13,7 +13,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::program::{Server, outflow, run, text, wait, within};
+use super::program::{Server, interruptible, outflow, run, text, wait, within};
 
 /// A server and a folder with a file to write to.
 pub(super) struct Place {
@@ -219,7 +219,7 @@ fn who_waits_for_the_reader_of_a_pipe_by_name_can_be_interrupted() {
     let place = Place::new();
     assert!(Command::new("mkfifo").arg(&place.file).status().unwrap().success());
     let all = [&["fetch", "--server", &place.server.address, "--output", place.path()], &SLOW[..]].concat();
-    let mut child = outflow(&all).spawn().unwrap();
+    let mut child = interruptible(&all).spawn().unwrap();
     place.server.line("fetch response for id : 1");
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert!(!wait(&mut child).success());

@@ -16,7 +16,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The program with these arguments.
 pub(crate) fn outflow(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_outflow"));
+    for_tests(Command::new(env!("CARGO_BIN_EXE_outflow")), arguments)
+}
+
+/// The same program, which Ctrl-C ends also where these tests run in the background of a shell: there it is ignored, and
+/// what is started there ignores it, too.
+pub(crate) fn interruptible(arguments: &[&str]) -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT", env!("CARGO_BIN_EXE_outflow")]);
+    for_tests(command, arguments)
+}
+
+fn for_tests(mut command: Command, arguments: &[&str]) -> Command {
     // Not the data of whoever runs the tests.
     command.args(arguments).env_remove("OUTFLOW_SERVER").env_remove("OUTFLOW_LOG").env("OUTFLOW_DATA", "memory");
     command.stdin(Stdio::null());
