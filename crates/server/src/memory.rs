@@ -44,9 +44,10 @@ impl Burst {
     }
 }
 
+/// Gives back what is free.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code, reason = "there is no safe name for it")]
-fn trim() {
+pub(crate) fn trim() {
     // SAFETY: malloc_trim may be called by any thread at any time (malloc_trim(3): MT-Safe).
     let gave_back = unsafe { libc::malloc_trim(0) } == 1;
     tracing::debug!("a burst is over; memory given back to the system: {gave_back}");
@@ -54,7 +55,7 @@ fn trim() {
 
 /// Other allocators give back by themselves, or cannot be asked to.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn trim() {}
+pub(crate) fn trim() {}
 
 #[cfg(test)]
 mod tests {

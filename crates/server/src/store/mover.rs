@@ -8,6 +8,8 @@ use std::{
 
 use outflow_engine::{Key, RunId, StoreError};
 
+use crate::memory;
+
 use super::{
     archive::{Archive, Moved},
     embedded::{MOVED_BYTES, Shared, Workers, to_move},
@@ -16,6 +18,8 @@ use super::{
 
 /// After so long without a commit, what has ended leaves the journal.
 const QUIET: Duration = Duration::from_secs(5);
+/// After so long without a look at the archive, it holds no memory.
+const IDLE: Duration = Duration::from_secs(20);
 /// How long the moving thread leaves a failing archive alone.
 const RETRY: Duration = Duration::from_secs(1);
 /// Runs that one transaction takes.
@@ -161,6 +165,9 @@ impl Shared {
                 self.pause(RETRY, Wake::Stopped);
                 self.work.lock().is_wanted |= self.is_wanted();
             } else if is_quiet {
+                if self.archive.rest(IDLE) {
+                    memory::trim();
+                }
                 self.pause(QUIET, Wake::Wanted);
             }
         }

@@ -1,14 +1,15 @@
-//! redb's database, kept open: it is opened again after an error that redb does not get over, and its errors and panics
-//! are made the store's. It knows no tables.
+//! redb's database, kept open while it is used: it is opened again after an error that redb does not get over and after a
+//! rest, and its errors and panics are made the store's. It knows no tables.
 
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use outflow_engine::StoreError;
-use parking_lot::{RwLock, RwLockUpgradableReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockUpgradableReadGuard};
 use redb::{
     CommitError, Database, DatabaseError, ReadTransaction, ReadableDatabase as _, StorageError, TableError,
     TransactionError, WriteTransaction,
@@ -21,14 +22,18 @@ use super::room::{Backing, Growth, Room, is_full};
 /// the server wrote 4 to 12 % less, in the same CPU time, and read as fast, since the kernel holds the file's pages, too.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
+/// From so much on that was read and written since it was opened, redb may hold so much that letting it go is worth it.
+const WORTH_BYTES: u64 = 4 * 1024 * 1024;
+
 /// The database at a place.
 #[derive(Debug)]
 pub(super) struct Handle {
     /// The place, for messages.
     name: String,
     room: Room,
-    /// `None` while it could not be opened again.
+    /// `None` while it rests, or could not be opened again.
     database: RwLock<Opened>,
+    traffic: Mutex<Traffic>,
 }
 
 #[derive(Debug)]
@@ -36,8 +41,15 @@ struct Opened {
     database: Option<Database>,
     /// How often it was opened, so that of many that met the same error one opens it again.
     times: u64,
-    /// It was closed in order to grow, and not because of an error.
-    is_growing: bool,
+    /// It was closed in order to grow or to rest, and not because of an error.
+    is_well: bool,
+}
+
+/// What passed between redb and the file when that was last looked at, and since when it is so much.
+#[derive(Debug)]
+struct Traffic {
+    bytes: u64,
+    since: Instant,
 }
 
 /// Why something was not done.
@@ -68,13 +80,18 @@ from_redb!(CommitError DatabaseError StorageError TableError TransactionError);
 impl Handle {
     /// Opens the database, or makes it where there is none.
     pub(super) fn open(name: String, backing: Arc<dyn Backing>) -> Result<Self, StoreError> {
-        let room = Room::new(backing).map_err(|error| StoreError::Failed(format!("cannot open {name}: {error}")))?;
-        let mut handle =
-            Self { name, room, database: RwLock::new(Opened { database: None, times: 0, is_growing: false }) };
+        let mut handle = Self::closed(name, backing)?;
         // What was written is not to be kept from being read because the disk is full.
         let database = handle.make_room(|| handle.open_database())?;
-        *handle.database.get_mut() = Opened { database: Some(database), times: 1, is_growing: false };
+        *handle.database.get_mut() = Opened { database: Some(database), times: 1, is_well: false };
         Ok(handle)
+    }
+
+    /// One that is not open yet.
+    fn closed(name: String, backing: Arc<dyn Backing>) -> Result<Self, StoreError> {
+        let room = Room::new(backing).map_err(|error| StoreError::Failed(format!("cannot open {name}: {error}")))?;
+        let database = RwLock::new(Opened { database: None, times: 0, is_well: false });
+        Ok(Self { name, room, database, traffic: Mutex::new(Traffic { bytes: 0, since: Instant::now() }) })
     }
 
     /// Does what makes room, where need be with the room that is kept for it.
@@ -161,9 +178,7 @@ impl Handle {
 
     /// Opens the database, reading all of it.
     pub(super) fn check(name: String, backing: Arc<dyn Backing>) -> Result<(), StoreError> {
-        let room = Room::new(backing).map_err(|error| StoreError::Failed(format!("cannot open {name}: {error}")))?;
-        let handle =
-            Self { name, room, database: RwLock::new(Opened { database: None, times: 0, is_growing: false }) };
+        let handle = Self::closed(name, backing)?;
         // It makes its books anew, and nobody would open it again where it grows for that.
         handle.room.hold();
         handle.try_open(Check::ReadAll).map(close)
@@ -243,12 +258,12 @@ impl Handle {
         }
         let database = self.make_room(|| self.open_database())?;
         let mut opened = RwLockUpgradableReadGuard::upgrade(opened);
-        if opened.is_growing {
-            tracing::debug!(archive = self.name, "opened again, longer");
+        if opened.is_well {
+            tracing::debug!(archive = self.name, "opened again");
         } else {
             tracing::warn!(archive = self.name, "opened again after an error");
         }
-        *opened = Opened { database: Some(database), times: opened.times + 1, is_growing: false };
+        *opened = Opened { database: Some(database), times: opened.times + 1, is_well: false };
         Ok(parking_lot::RwLockWriteGuard::downgrade(opened))
     }
 
@@ -268,12 +283,37 @@ impl Handle {
         let grows = self.room.grow(growth);
         // Somebody may have opened it meanwhile, with the length that it had.
         if grows && !self.room.is_held() {
-            opened.is_growing = true;
+            opened.is_well = true;
             if let Some(database) = opened.database.take() {
                 close(database);
             }
         }
         grows
+    }
+
+    /// Has redb let go what it holds in memory, where nothing was read or written for so long since the first look and it
+    /// may hold much; says whether it did. The next who needs the database opens it, which takes some milliseconds.
+    pub(super) fn rest(&self, idle: Duration) -> bool {
+        let bytes = self.room.passed();
+        {
+            let mut traffic = self.traffic.lock();
+            if traffic.bytes != bytes {
+                *traffic = Traffic { bytes, since: Instant::now() };
+                return false;
+            }
+            if bytes < WORTH_BYTES || traffic.since.elapsed() < idle {
+                return false;
+            }
+        }
+        // Who reads or writes now is not waited for: then it does not rest.
+        let Some(mut opened) = self.database.try_write() else { return false };
+        if self.room.is_held() {
+            return false;
+        }
+        let Some(database) = opened.database.take() else { return false };
+        opened.is_well = true;
+        close(database);
+        true
     }
 
     fn open_database(&self) -> Result<Database, StoreError> {

@@ -95,6 +95,12 @@ impl Archive {
         Self::open_on(name, Arc::new(disk))
     }
 
+    /// Lets go of memory, where nobody used it for so long; says whether that may have been much. To be called every few
+    /// seconds.
+    pub(super) fn rest(&self, idle: Duration) -> bool {
+        self.handle.rest(idle)
+    }
+
     /// Opens the archive on `backing`, or makes it; messages call it `name`.
     pub(super) fn open_on(name: String, backing: Arc<dyn Backing>) -> Result<Self, StoreError> {
         let handle = Handle::open(name, backing)?;

@@ -68,6 +68,8 @@ pub(super) struct Room {
     backing: Arc<dyn Backing>,
     kept: Arc<AtomicU64>,
     growing: Arc<Mutex<Growing>>,
+    /// Bytes read and written since redb was opened.
+    passed: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -90,12 +92,18 @@ fn reserve_bytes(length: u64) -> u64 {
 impl Room {
     pub(super) fn new(backing: Arc<dyn Backing>) -> io::Result<Self> {
         let kept = Arc::new(backing.kept()?.into());
-        Ok(Self { backing, kept, growing: Arc::default() })
+        Ok(Self { backing, kept, growing: Arc::default(), passed: Arc::default() })
     }
 
     /// redb is about to be opened.
     pub(super) fn begin(&self) {
         self.growing.lock().is_spoilt = false;
+        self.passed.store(0, Ordering::Relaxed);
+    }
+
+    /// Bytes that redb read and wrote since it was opened.
+    pub(super) fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
     }
 
     /// Whether redb is open, and must be opened again before it is of use.
@@ -180,6 +188,7 @@ impl StorageBackend for Room {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.passed.fetch_add(out.len() as u64, Ordering::Relaxed);
         self.backing.read(offset, out)
     }
 
@@ -203,6 +212,7 @@ impl StorageBackend for Room {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.passed.fetch_add(data.len() as u64, Ordering::Relaxed);
         self.backing.write(offset, data)
     }
 }

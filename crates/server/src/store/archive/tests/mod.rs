@@ -8,6 +8,7 @@ mod figures;
 mod fixture;
 mod kill;
 mod model;
+mod rests;
 #[path = "../../../../tests/support/small_disk.rs"]
 mod small_disk;
 mod snapshots;
