@@ -161,26 +161,36 @@ impl Driver {
 
     /// Does what there is to do.
     fn look(&mut self) -> Step {
-        for (job, outcome) in self.run.jobs_gone() {
-            self.under_way.0.retain(|(other, _)| *other != job);
-            if let Some(outcome) = outcome.filter(|_| !self.is_closing) {
-                self.job_ended(job, outcome);
-            }
-        }
         let mut until = None;
+        let all_here = self.note_gone();
+        if !self.is_closing && !all_here {
+            self.abandon();
+        }
         if !self.is_closing {
             until = self.close_in_time();
             self.begin_jobs();
-            self.is_closing = self.close_if_done();
+            self.close_if_done();
         }
-        match until {
-            _ if self.is_closing && self.under_way.0.is_empty() => Step::Done,
+        if self.is_closing {
             // Also waits until they are gone: a job that is dropped may leave something to finish, and whoever waits for
             // this run waits for that, too.
-            _ if self.is_closing => Step::Wait,
-            Some(time) => Step::WaitUntil(time),
-            None => Step::Wait,
+            return if self.under_way.0.is_empty() { Step::Done } else { Step::Wait };
         }
+        until.map_or(Step::Wait, Step::WaitUntil)
+    }
+
+    /// Notes which jobs are gone; says whether all of them have ended, or were stopped by this driver.
+    fn note_gone(&mut self) -> bool {
+        let mut all_here = true;
+        for (job, outcome) in self.run.jobs_gone() {
+            self.under_way.0.retain(|(other, _)| *other != job);
+            match outcome {
+                _ if self.is_closing => {}
+                Some(outcome) => self.job_ended(job, outcome),
+                None => all_here = false,
+            }
+        }
+        all_here
     }
 
     fn job_ended(&mut self, job: JobIndex, outcome: Result<(), JobError>) {
@@ -215,14 +225,7 @@ impl Driver {
             }
             let emitter = Emitter::new(self.run.clone(), index, self.surroundings.cleanup.clone());
             let emitter = if self.placement == Placement::Compute { emitter.taking_turns() } else { emitter };
-            let begin = Begin {
-                run: self.run.clone(),
-                job: index,
-                emitter,
-                records_start: self.records_starts,
-                on: self.surroundings.cleanup.runtime().clone(),
-            };
-            self.under_way.0.push((index, job.begin(begin)));
+            self.under_way.0.push((index, job.begin(Begin { emitter, records_start: self.records_starts })));
         }
         if self.jobs.is_empty() {
             // Their list, which a run may outlive by hours.
@@ -252,21 +255,24 @@ impl Driver {
         [stops_at, deadline].into_iter().flatten().min()
     }
 
-    /// Stops all jobs where the run is to be left as it is, is enough, or has come to its end; says whether it is.
-    fn close_if_done(&mut self) -> bool {
+    /// Stops all jobs where the run is to be left as it is, is enough, or has come to its end.
+    fn close_if_done(&mut self) {
         if self.left > 0 && self.is_suspended() {
             self.suspend();
         } else if self.under_way.0.is_empty() || self.is_enough() {
             self.close();
-        } else {
-            return false;
         }
+    }
+
+    /// No job begins or goes on from here on.
+    fn stop(&mut self) {
+        self.is_closing = true;
         self.under_way.stop();
         self.jobs = Vec::new();
-        true
     }
 
     fn close(&mut self) {
+        self.stop();
         let end = self.first_error.take().map_or(End::Complete, |error| End::Failed(*error));
         if !self.run.close(end) && self.surroundings.journaled.is_none() {
             // Its reader was first.
@@ -274,8 +280,19 @@ impl Driver {
         }
     }
 
+    /// A job is gone without having ended: the runtime that it ran on was shut down. That is no end of a run that a restart
+    /// can take up.
+    fn abandon(&mut self) {
+        if self.surroundings.journaled.is_some() {
+            return self.suspend();
+        }
+        self.stop();
+        self.run.close(End::Interrupted("the runtime of its jobs was shut down".into()));
+    }
+
     /// Leaves the run for a restart to take up.
-    fn suspend(&self) {
+    fn suspend(&mut self) {
+        self.stop();
         if self.records_starts && !self.under_way.0.is_empty() {
             let reason = "the server was shut down in the middle of a job that is not repeatable";
             self.run.close(End::Interrupted(reason.into()));

@@ -31,6 +31,10 @@ impl Emitter {
         Self { takes_turns: true, ..self }
     }
 
+    pub(crate) fn run(&self) -> &Arc<Run> {
+        &self.run
+    }
+
     /// Which job of the plan this is.
     pub fn job(&self) -> JobIndex {
         self.job

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use crate::{
-    Again, Among, Durability, End, Engine, Filter, JobErrors, Key, Place, Plan, Principal, Reader, Refusal, Request,
-    RunId, RunInfo, Sequence, Start, Store, StoreError,
+    Again, Among, Durability, End, Engine, Filter, Key, Place, Plan, Principal, Reader, Refusal, Request, RunId,
+    RunInfo, Sequence, Start, Store, StoreError,
     digest::Digest,
     driver::{Journaled, Resumed},
     engine::Registered,
@@ -272,7 +272,7 @@ impl Engine {
         };
         let Prepared { in_hand, plan } = new;
         in_hand.run.begin();
-        let journaled = self.as_journaled(keeper, &plan, Vec::new(), None);
+        let journaled = self.as_journaled(keeper, &plan, None);
         self.driver_of(in_hand.run, plan, Some(journaled), Handle::current()).begin();
         reader.map(Some)
     }
@@ -301,19 +301,11 @@ impl Engine {
     }
 
     /// What the driver of a journaled run has to know.
-    pub(crate) fn as_journaled(
-        &self,
-        keeper: &Keeper,
-        plan: &Plan,
-        ended: Vec<crate::JobIndex>,
-        first_error: Option<Box<crate::JobError>>,
-    ) -> Journaled {
+    pub(crate) fn as_journaled(&self, keeper: &Keeper, plan: &Plan, resumed: Option<Resumed>) -> Journaled {
         // What a restart does again, or what no restart will find, need not be finished now.
         let is_lost = keeper.store.durability() != Durability::Disk;
         let suspend = if plan.repeatable || is_lost { &self.draining } else { &self.suspend };
-        let first_error = first_error.filter(|_| plan.job_errors != JobErrors::Tolerate);
-        let resumed = (!ended.is_empty()).then(|| Box::new(Resumed { ended, first_error }));
-        Journaled { resumed, draining: self.draining.clone(), suspend: suspend.clone() }
+        Journaled { resumed: resumed.map(Box::new), draining: self.draining.clone(), suspend: suspend.clone() }
     }
 
     /// Joins the run that a request's own key is bound to.

@@ -7,6 +7,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     End, Engine, JobErrors, JobIndex, PayloadKind, Plan, Refusal, Request, RunRecord, Sequence, Store, StoreError,
+    driver::Resumed,
     frame::read_frame,
     keeper::Keeper,
     living::InHand,
@@ -59,8 +60,11 @@ impl Engine {
         };
         run.keep(keep_bytes);
         let not_before = Instant::now() + self.limits.linger_after_restart;
-        let first_error = record.jobs.first_error.clone();
-        let journaled = self.as_journaled(keeper, &plan, record.jobs.ended.clone(), first_error);
+        let resumed = Resumed {
+            ended: record.jobs.ended.clone(),
+            first_error: record.jobs.first_error.clone().filter(|_| plan.job_errors != JobErrors::Tolerate),
+        };
+        let journaled = self.as_journaled(keeper, &plan, Some(resumed));
         let failed_fast = plan.job_errors == JobErrors::FailFast && record.jobs.first_error.is_some();
         let begins_none = failed_fast || record.jobs.ended.len() == plan.jobs.len();
         if record.last == Sequence::NONE || !plan.repeatable || begins_none {

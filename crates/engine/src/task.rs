@@ -10,18 +10,15 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use tokio::{runtime::Handle, task::AbortHandle};
+use tokio::task::AbortHandle;
 
 use crate::{Code, Emitter, JobError, JobIndex, run::Run};
 
 /// What a job is begun with.
 pub(crate) struct Begin {
-    pub(crate) run: Arc<Run>,
-    pub(crate) job: JobIndex,
     pub(crate) emitter: Emitter,
     /// It must not be executed twice: it starts when its start is durable.
     pub(crate) records_start: bool,
-    pub(crate) on: Handle,
 }
 
 impl Begin {
@@ -31,13 +28,14 @@ impl Begin {
         F: FnOnce(Emitter) -> R + Send + 'static,
         R: Future<Output = Result<(), JobError>> + Send + 'static,
     {
-        let Self { run, job, emitter, records_start, on } = self;
+        let Self { emitter, records_start } = self;
+        let (run, job, on) = (emitter.run().clone(), emitter.job(), emitter.cleanup());
         let recorded = records_start.then(|| {
             let run = run.clone();
             Box::pin(async move { run.record_job_start(job).await }) as Recorded
         });
         let work = Work::Begins { work, emitter, recorded };
-        on.spawn(Task { work, here: Here { run, job, is_told: false } }).abort_handle()
+        on.runtime().spawn(Task { work, here: Here { run, job, is_told: false } }).abort_handle()
     }
 }
 

@@ -152,6 +152,22 @@ async fn a_shared_run_is_joined_by_a_key_only_when_that_is_durable() {
 }
 
 #[tokio::test]
+async fn a_key_that_came_to_a_shared_run_later_is_free_when_that_is_deleted() {
+    let (store, jobs) = (GatedStore::new(), Puppets::new(1));
+    let mut limits = Limits::default();
+    (limits.keep_time, limits.linger) = (Duration::ZERO, Duration::ZERO);
+    let engine = engine_with(&store, jobs.clone(), SourceOptions::new().shared(Duration::ZERO), limits);
+    let mut first = fetch(&engine, &Request::new(1)).await.unwrap();
+    let joined = fetch(&engine, &Request::new(1).keyed("k")).await.unwrap();
+    assert_eq!(joined.run_id(), first.run_id());
+    jobs.end(0).await;
+    assert_eq!(finish(&mut first).await.end, Some(End::Complete));
+    drop((first, joined));
+    until("the run is deleted", || store.count(|record| *record == Record::Deleted) == 1).await;
+    fetch(&engine, &Request::new(2).keyed("k")).await.expect("the key is free");
+}
+
+#[tokio::test]
 async fn a_refused_request_binds_nothing() {
     let (store, jobs) = (GatedStore::new(), Puppets::new(1));
     let mut limits = Limits::default();

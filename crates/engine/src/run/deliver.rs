@@ -65,7 +65,7 @@ pub(super) struct Cursor {
     last_wanted: Sequence,
     /// Set while it waits.
     pub(super) alarm: Option<Alarm>,
-    /// Why it is given no more, although it had not been told the end; boxed, since each is read once, at the end.
+    /// Why it is given no more, although it had not been told the end. Boxed, since most readers are told the end.
     left: Option<Box<Leave>>,
     /// It was told the end.
     finished: bool,

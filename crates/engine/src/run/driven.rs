@@ -102,3 +102,53 @@ impl Run {
         mem::take(&mut self.driven.0.lock().gone)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    };
+
+    use futures_util::FutureExt as _;
+
+    use super::{super::RunPermit, *};
+    use crate::{Budget, Limits, PayloadKind, RunId};
+
+    fn run() -> Run {
+        let permit = RunPermit::acquire(&Arc::default(), 1).unwrap();
+        Run::plain(RunId::plain(1), PayloadKind::default(), Arc::new(Limits::default()), Budget::new(1), permit)
+    }
+
+    #[test]
+    fn what_changes_while_a_driver_looks_has_it_look_again() {
+        let looks = Arc::new(AtomicUsize::new(0));
+        let count = || {
+            let looks = looks.clone();
+            Box::new(move || _ = looks.fetch_add(1, SeqCst))
+        };
+        let run = run();
+        run.put_away(count());
+        assert_eq!(looks.load(SeqCst), 0, "nothing changed");
+        run.tell_driver();
+        assert_eq!(looks.load(SeqCst), 1);
+        // It looks now.
+        run.job_gone(JobIndex(3), None);
+        run.put_away(count());
+        assert_eq!(looks.load(SeqCst), 2, "a job was gone before it was put away");
+        assert_eq!(run.jobs_gone(), [(JobIndex(3), None)]);
+        run.put_away(count());
+        assert_eq!(looks.load(SeqCst), 2, "that was told");
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_waits_is_woken_by_a_change_before_and_after_it_began_to() {
+        let run = run();
+        let changed = || std::future::poll_fn(|cx| run.poll_changed(cx));
+        run.tell_driver();
+        assert!(changed().now_or_never().is_some(), "it changed before");
+        assert!(changed().now_or_never().is_none(), "once");
+        let (woken, ()) = tokio::join!(changed().map(|()| true), async { run.tell_driver() });
+        assert!(woken);
+    }
+}
