@@ -24,8 +24,10 @@ impl Engine {
     /// emitted is read after that.
     pub(crate) async fn take_up_all(&self, keeper: &Arc<Keeper>) -> Result<(), Refusal> {
         let unended = keeper.ask(Store::unended).await?;
-        if !unended.is_empty() {
-            tracing::info!("taking up {} runs that had not ended", unended.len());
+        match unended.len() {
+            0 => {}
+            1 => tracing::info!("taking up 1 run that had not ended"),
+            n => tracing::info!("taking up {n} runs that had not ended"),
         }
         let reading = Arc::new(Semaphore::new(READ_AT_ONCE));
         for record in unended {

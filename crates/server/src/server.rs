@@ -9,7 +9,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use outflow_engine::{Clock, Engine, Limits, MemoryStore, Source, SourceOptions, Store, StoreError, Timestamp};
+use outflow_engine::{
+    Clock, Engine, Limits, MemoryStore, Refusal, Source, SourceOptions, Store, StoreError, Timestamp,
+};
 use outflow_proto::outflow::v1::run_service_server::RunServiceServer;
 use tokio::{
     runtime::Runtime,
@@ -259,7 +261,11 @@ impl Server {
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         let Self { listeners, engine, compute, limits, workers, hurry, opens_store, .. } = self;
         if opens_store {
-            engine.open().await.map_err(|refusal| ServeError::Store(refusal.to_string()))?;
+            engine.open().await.map_err(|refusal| match refusal {
+                // What can be asked of a server that goes on is no advice for one that does not start.
+                Refusal::StoreFailing { reason } => ServeError::Store(reason),
+                other => ServeError::Store(other.to_string()),
+            })?;
         }
         let phases = Phases::default();
         let (health, services) = services(&engine).await;

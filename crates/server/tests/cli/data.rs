@@ -73,7 +73,7 @@ fn a_directory_that_cannot_be_served_is_said_before_anything_is() {
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{stderr}");
         assert!(stderr.contains(said) && !stderr.contains("panicked"), "{stderr}");
-        assert!(!stderr.contains("start server"), "{stderr}");
+        assert!(!stderr.contains("start server") && !stderr.contains("plain request"), "{stderr}");
     }
 }
 
