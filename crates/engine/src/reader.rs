@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    Delivery, Durability, Leave, Run, RunId, Sequence, Store,
+    Delivery, Durability, Group, Leave, Run, RunId, Sequence, Store,
     replay::Replay,
     run::{Attached, Next},
 };
@@ -34,6 +34,11 @@ impl Reader {
     /// One reader of a journaled run.
     pub(crate) fn journaled(run: Arc<Run>, place: Attached, store: Arc<dyn Store>) -> Self {
         Self { run, place, store: Some(store), replay: None }
+    }
+
+    /// Has it woken together with the other readers of `group`: those whose tasks wake the same other task.
+    pub fn woken_with(&mut self, group: Group) {
+        self.run.group(self.place, group);
     }
 
     /// The run it reads.

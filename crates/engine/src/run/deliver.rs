@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{Run, State, wake};
 use crate::{
     Chunk, End, Finish, Leave, Limits, Record, Refusal, Sequence,
-    bell::{Alarm, Alarms},
+    bell::{Alarm, Alarms, Group},
 };
 
 /// What a reader is given next.
@@ -59,6 +59,8 @@ pub(crate) enum Next {
 pub(super) struct Cursor {
     /// Tells readers apart that had the same key one after the other.
     number: u32,
+    /// Whom it is woken with.
+    group: Group,
     /// The next sequence it wants.
     next: Sequence,
     /// The last sequence it wants at all.
@@ -77,9 +79,9 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    fn waits(&mut self, alarm: impl FnOnce() -> Alarm, cx: &Context<'_>) {
+    fn waits(&mut self, alarm: impl FnOnce(Group) -> Alarm, cx: &Context<'_>) {
         if !self.alarm.as_ref().is_some_and(|alarm| alarm.is_for(cx.waker())) {
-            self.alarm = Some(alarm());
+            self.alarm = Some(alarm(self.group));
         }
     }
 }
@@ -108,6 +110,7 @@ impl Run {
         state.readers_ever = number.wrapping_add(1);
         let key = state.readers.insert(Cursor {
             number,
+            group: Group::default(),
             next: Sequence(after.0 + 1),
             last_wanted: Sequence(limit.map_or(u64::MAX, |limit| after.0.saturating_add(limit.get()))),
             alarm: None,
@@ -132,6 +135,11 @@ impl Run {
             self.enqueue(state);
         }
         Ok(Attached { key: key as u32, number })
+    }
+
+    /// Has the reader woken with others of `group`.
+    pub(crate) fn group(&self, place: Attached, group: Group) {
+        self.state.lock().readers[place.key()].group = group;
     }
 
     /// Readers attached now.
@@ -164,7 +172,7 @@ impl Run {
         if let Some(finish) = Self::finish(&mut state, place, last, true) {
             return Poll::Ready(Next::Delivery(finish));
         }
-        state.readers[place.key()].waits(|| Alarm::alone(cx.waker()), cx);
+        state.readers[place.key()].waits(|_| Alarm::alone(cx.waker()), cx);
         Poll::Pending
     }
 
@@ -189,7 +197,7 @@ impl Run {
             reader.is_live = serves;
             if !serves {
                 // Nothing new wakes it, but whoever ends its stream does.
-                reader.waits(|| Alarm::new(cx.waker()), cx);
+                reader.waits(|group| Alarm::new(cx.waker(), group), cx);
                 return Poll::Ready(Next::Behind { next, visible });
             }
             if let Some(chunk) = recording.window.take(next, reader.last_wanted) {
@@ -201,7 +209,7 @@ impl Run {
         if let Some(finish) = Self::finish(state, place, visible, is_told) {
             return Poll::Ready(Next::Delivery(finish));
         }
-        state.readers[place.key()].waits(|| Alarm::new(cx.waker()), cx);
+        state.readers[place.key()].waits(|group| Alarm::new(cx.waker(), group), cx);
         Poll::Pending
     }
 

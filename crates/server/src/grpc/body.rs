@@ -238,7 +238,7 @@ impl Rope {
 
 impl Drop for Rope {
     fn drop(&mut self) {
-        if let Some(stream) = &self.taken_by {
+        if let Some(stream) = self.taken_by.as_ref().filter(|_| self.remaining > 0) {
             stream.took(self.remaining);
         }
     }

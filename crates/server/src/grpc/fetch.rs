@@ -73,8 +73,8 @@ async fn start(
     request: outflow_engine::Request,
     control: Arc<StreamControl>,
 ) -> Result<Response<Body>, Status> {
-    let reader = engine.fetch(&request, rand::random()).await.map_err(|refusal| status::refused(&refusal))?;
-    control.attach(reader.closer());
+    let mut reader = engine.fetch(&request, rand::random()).await.map_err(|refusal| status::refused(&refusal))?;
+    control.attach(&mut reader);
 
     let (run_id, durability) = (reader.run_id().to_string(), status::durability(reader.durability()));
     let mut response = Response::new(Body::Fetch(FetchBody::new(reader, request.heartbeat(), control)));

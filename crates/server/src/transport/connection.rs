@@ -13,6 +13,7 @@ use std::{
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::Service};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use outflow_engine::Group;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -45,7 +46,7 @@ pub(crate) async fn serve<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (wire, handle) = Wire::new(socket);
-    let executor = Executor(Arc::new(Own { streams, next: Mutex::new(None) }));
+    let executor = Executor(Arc::new(Own { group: streams.connection(), streams, next: Mutex::new(None) }));
     let calls = Calls { services, own: executor.0.clone() };
     let mut connection = pin!(
         http2::Builder::new(executor)
@@ -115,6 +116,8 @@ where
 struct Own {
     /// Those of its worker.
     streams: Arc<Streams>,
+    /// Theirs among those.
+    group: Group,
     /// The stream whose call was just answered. hyper calls the service and then the executor, one after the other on one
     /// task, so a cell hands it over.
     next: Mutex<Option<Next>>,
@@ -141,7 +144,7 @@ impl Service<Request<Incoming>> for Calls {
             Ok(deadline) => (deadline, None),
             Err(status) => (None, Some(grpc::refuse(&status))),
         };
-        let control = self.own.streams.control();
+        let control = self.own.streams.control(self.own.group);
         *self.own.next.lock() = Some(Next { control: control.clone(), deadline });
         Infallibly(refusal.unwrap_or_else(|| self.services.answer(call, control, deadline)))
     }
