@@ -1,0 +1,60 @@
+import unittest
+
+from runner.figures import METRICS, Results
+from runner.goals import GOALS, Goal, judge, losses
+from runner.servers import SERVERS
+from runner.workloads import CLIENTS, left_out, workloads
+
+from .fixture import raw, sample
+
+
+class Goals(unittest.TestCase):
+    def setUp(self) -> None:
+        self.results = Results(raw()["samples"])
+
+    def goal(self, bound: float, versus: str | None, *, at_least: bool = False, client: str = "tuned") -> Goal:
+        return Goal("it is", "stream", client, "cpu", bound, versus, at_least=at_least)
+
+    def test_a_bound_is_reached_from_the_right_side(self) -> None:
+        for goal, reached in (
+            (self.goal(1 / 30, "grpc-go"), True),  # it is 1/40
+            (self.goal(1 / 50, "grpc-go"), False),
+            (self.goal(1 / 50, "grpc-go", at_least=True), True),
+            (self.goal(1.9, "tcp"), False),  # it is 2
+            (self.goal(2.1, "tcp"), True),
+            (self.goal(0.04, None), True),  # it is 0.03
+            (self.goal(0.02, None), False),
+        ):
+            self.assertIs(judge(self.results, goal).reached, reached, goal)
+
+    def test_what_was_not_measured_is_neither_reached_nor_missed(self) -> None:
+        verdict = judge(self.results, self.goal(1.0, "tonic-mpsc"))
+        self.assertIsNone(verdict.reached)
+        self.assertEqual(verdict.measured, "not measured")
+
+    def test_raw_tcp_is_the_floor_for_frames_that_it_does_not_have(self) -> None:
+        results = Results([*raw()["samples"], sample(1, "outflow", 0.03, client="frames-16k")])
+        self.assertIs(judge(results, self.goal(2.1, "tcp", client="frames-16k")).reached, True)
+
+    def test_every_goal_asks_for_what_is_measured(self) -> None:
+        known = {workload.name: workload for workload in workloads(quick=False)}
+        for goal in GOALS:
+            workload = known[goal.workload]
+            self.assertIn(goal.client, workload.clients, goal)
+            self.assertIn(goal.metric, METRICS)
+            self.assertIsNone(left_out(workload, goal.client, goal.server), goal)
+            self.assertIn(goal.server, workload.servers, goal)
+            if goal.versus is not None:
+                self.assertIn(goal.versus, workload.servers, goal)
+
+    def test_rows_that_are_lost_are_told_with_their_ratio(self) -> None:
+        beside = [sample(1, "outflow", 0.03), sample(1, "grpc-go", 0.02, responses_per_second=400_000.0)]
+        compared, lost = losses(Results(beside), workloads(quick=False))
+        self.assertEqual(compared, 2)  # cost, which is lost, and throughput, which is not
+        self.assertEqual([(loss.metric, loss.versus, round(loss.ratio, 3)) for loss in lost], [("cpu", "grpc-go", 1.5)])
+
+    def test_all_names_are_known(self) -> None:
+        for workload in workloads(quick=True):
+            self.assertLessEqual(set(workload.clients), set(CLIENTS))
+            self.assertLessEqual(set(workload.servers), set(SERVERS))
+            self.assertLessEqual(set(workload.columns) | set(workload.no_worse), set(METRICS))

@@ -1,0 +1,104 @@
+import re
+import tempfile
+import unittest
+import xml.etree.ElementTree as xml
+from pathlib import Path
+
+from runner import plot
+from runner.figures import Figure
+from runner.main import keep, rotated, write_page
+from runner.page import Page, table
+
+from .fixture import raw
+
+
+class Pages(unittest.TestCase):
+    def setUp(self) -> None:
+        self.page = Page(raw())
+        self.text = self.page.render()
+
+    def lines(self, beginning: str) -> list[str]:
+        return [line for line in self.text.splitlines() if line.startswith(beginning)]
+
+    def test_rows_have_median_range_ratio_and_spread(self) -> None:
+        self.assertIn("| grpc-go | 1.20 (1.08–1.44) | 40.0 | 30.0 % |", self.lines("| grpc-go | 1.20")[0])
+        self.assertIn("| outflow | 0.0300 (0.0270–0.0360) | 1.00 | 30.0 % |", self.lines("| outflow | 0.0300")[0])
+
+    def test_goals_are_judged(self) -> None:
+        self.assertIn("| ≤ 0.0333 × | 0.0250 × | yes |", self.lines("| small responses: at most 1/30 of grpc-go | stream,")[0])
+        self.assertIn("| ≤ 1.60 × | 2.00 × | **no** |", self.lines("| small responses: at most 1.6 × raw TCP")[0])
+        self.assertIn("| not measured | – |", self.lines("| small responses: at most 1/6 of tonic")[0])
+
+    def test_the_control_is_told(self) -> None:
+        self.assertEqual(self.lines("| stream | tuned | server CPU | 1.10"), ["| stream | tuned | server CPU | 1.10 × |"])
+
+    def test_what_failed_and_what_was_left_out_is_told_with_the_reason(self) -> None:
+        self.assertIn("| 3 | stream | tuned | tonic, mpsc | it was \\| not done after 180 s |", self.text)
+        self.assertIn("- nginx: was not built here.", self.text)
+        self.assertIn("- raw TCP: has neither HTTP/2's windows nor its frames: see the tuned client (small);", self.text)
+
+    def test_every_picture_is_there_and_is_xml(self) -> None:
+        named = set(re.findall(r"\(performance/([^)]+)\)", self.text))
+        self.assertEqual(named, set(self.page.plots))
+        self.assertEqual(named, {"stream.svg"})
+        picture = self.page.plots["stream.svg"]
+        words = [element.text for element in xml.fromstring(picture).iter() if element.text]
+        self.assertIn("server CPU, s per million responses", words)
+        self.assertIn("grpc-go", words)
+        self.assertIn("prefers-color-scheme: dark", picture)
+
+    def test_notes_are_put_where_they_belong(self) -> None:
+        text = Page(raw(), "A profile shows why.\n").render()
+        self.assertLess(text.index("### Why"), text.index("A profile shows why."))
+        self.assertLess(text.index("A profile shows why."), text.index("## Noise"))
+        self.assertNotIn("### Why", self.text)
+
+    def test_a_quick_run_says_so(self) -> None:
+        self.assertNotIn("quick run", self.text)
+        self.assertIn("quick run", Page(raw() | {"quick": True}).render())
+
+    def test_old_pictures_go_when_a_page_is_written(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            old = Path(folder) / "performance" / "gone.svg"
+            old.parent.mkdir()
+            old.write_text("<svg/>")
+            write_page(raw(), Path(folder) / "performance.md")
+            self.assertEqual([picture.name for picture in old.parent.iterdir()], ["stream.svg"])
+            self.assertEqual((Path(folder) / "performance.md").read_text(), self.text)
+
+    def test_a_cell_ends_no_table(self) -> None:
+        self.assertEqual(table(["a"], [["b|c\nd"]]), "| a |\n|---|\n| b\\|c d |\n")
+
+
+class Plots(unittest.TestCase):
+    def test_axes_have_round_places_from_zero_to_the_highest(self) -> None:
+        for high, places in (
+            (1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+            (1.3, [0, 0.5, 1.0, 1.5]),
+            (47.0, [0, 10, 20, 30, 40, 50]),
+            (0.036, [0, 0.01, 0.02, 0.03, 0.04]),
+        ):
+            self.assertEqual([round(place, 9) for place in plot.ticks(high)], places)
+
+    def test_names_are_written_and_not_meant(self) -> None:
+        group = plot.Group("a < b", [plot.Bar("c & d", Figure((1.0,)), False)])
+        words = [element.text for element in xml.fromstring(plot.bars("t", "s", [group])).iter()]
+        self.assertLessEqual({"a < b", "c & d"}, set(words))
+
+    def test_figures_of_nothing_can_be_drawn(self) -> None:
+        xml.fromstring(plot.bars("t", "s", [plot.Group("g", [plot.Bar("b", Figure((0.0, 0.0)), True)])]))
+
+
+class Runs(unittest.TestCase):
+    def test_each_round_begins_with_another_server(self) -> None:
+        servers = ["a", "b", "c"]
+        self.assertEqual([rotated(servers, turn)[0] for turn in (1, 2, 3, 4)], ["a", "b", "c", "a"])
+        self.assertEqual(sorted(rotated(servers, 2)), servers)
+
+    def test_raw_results_are_kept_whole(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "results.json"
+            keep({"samples": ["µ"]}, file)
+            keep({"samples": []}, file)
+            self.assertEqual([path.name for path in Path(folder).iterdir()], ["results.json"])
+            self.assertEqual(file.read_text(), '{\n "samples": []\n}\n')
