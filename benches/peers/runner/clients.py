@@ -57,6 +57,9 @@ def parse(text: str) -> dict[str, Any]:
 
 def check(report: dict[str, Any]) -> dict[str, Any]:
     """A measurement in which something went wrong is none."""
+    missing = [key for key in ("statuses", "sequence_errors", "responses", "connections", "streams") if key not in report]
+    if missing:
+        raise Failure(f"the client said nothing of {', '.join(missing)}")
     wrong = {status: count for status, count in report["statuses"].items() if status != "OK" and count}
     if wrong:
         raise Failure("calls ended with " + ", ".join(f"{status} ({count})" for status, count in wrong.items()))

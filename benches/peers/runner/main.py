@@ -4,6 +4,7 @@ import argparse
 import datetime
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from .measure import Bench
 from .page import Page
 from .process import Supervisor
 from .servers import SERVERS, Programs
-from .workloads import Workload, left_out, workloads
+from .workloads import CLIENTS, Workload, left_out, workloads
 
 TRANSPORTS = ("plain",)
 # What `benches/peers/build` makes, as far as it can be had.
@@ -36,6 +37,8 @@ def arguments(description: str | None) -> argparse.Namespace:
                         help=f"only this server, again for more: {', '.join(SERVERS)}")  # fmt: skip
     parser.add_argument("--workload", action="append", choices=names, metavar="NAME",
                         help=f"only this workload, again for more: {', '.join(names)}")  # fmt: skip
+    parser.add_argument("--client", action="append", choices=CLIENTS, metavar="NAME",
+                        help=f"only this client, again for more: {', '.join(CLIENTS)}")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a hundredth of the work and one round, to see that it runs")
     parser.add_argument("--transport", choices=TRANSPORTS, default=TRANSPORTS[0], help="how servers are spoken with")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep the raw results here, or with --from-results read them")
@@ -97,6 +100,8 @@ def cells(options: argparse.Namespace, programs: dict[str, Path]) -> list[Cell]:
         if options.workload and workload.name not in options.workload:
             continue
         for client in workload.clients:
+            if options.client and client not in options.client:
+                continue
             if client == "grpc-go" and "grpc-go-client" not in programs:
                 continue
             servers = [
@@ -137,25 +142,30 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "versions": machine.versions(programs), "absent": absent(programs), "loads": [], "stolen": 0.0, "samples": [],
     }  # fmt: skip
     count, began, stolen_before = rounds * sum(len(servers) for _, _, servers in todo), time.monotonic(), stolen()
-    with Supervisor(folder) as supervisor:
-        bench = Bench(Programs(programs), supervisor, folder, options.transport)
-        for turn in range(1, rounds + 1):
-            raw["loads"].append(os.getloadavg()[0])
-            for workload, client, servers in todo:
-                for server in rotated(servers, turn):
-                    sample = bench.sample(workload, client, server, turn)
-                    raw["samples"].append(sample)
-                    said = sample.get("failure") or f"{sample['server_cpu_seconds']:.3f} s of CPU"
-                    place = f"{len(raw['samples'])}/{count} {time.monotonic() - began:.0f} s"
-                    say(f"{place}: {workload.name} {client} {server}: {said}")
-            now = stolen()
-            raw["stolen"] = (now[0] - stolen_before[0]) / max(1, now[1] - stolen_before[1])
-            keep(raw, options.out)
+    try:
+        with Supervisor(folder) as supervisor:
+            bench = Bench(Programs(programs), supervisor, folder, options.transport)
+            for turn in range(1, rounds + 1):
+                raw["loads"].append(os.getloadavg()[0])
+                for workload, client, servers in todo:
+                    for server in rotated(servers, turn):
+                        sample = bench.sample(workload, client, server, turn)
+                        raw["samples"].append(sample)
+                        said = sample.get("failure") or f"{sample['server_cpu_seconds']:.3f} s of CPU"
+                        place = f"{len(raw['samples'])}/{count}, {time.monotonic() - began:.0f} s"
+                        say(f"{place}: {workload.name} {client} {server}: {said}")
+    finally:
+        # Also what an interrupted run has measured.
+        now = stolen()
+        raw["stolen"] = (now[0] - stolen_before[0]) / max(1, now[1] - stolen_before[1])
+        keep(raw, options.out)
+        # Gigabytes; what the processes wrote stays.
+        shutil.rmtree(folder / "frames", ignore_errors=True)
     return raw
 
 
 def keep(raw: dict[str, Any], file: Path | None) -> None:
-    """Written anew after each round, and never half."""
+    """Written whole or not at all."""
     if file is not None:
         beside = file.with_name(file.name + ".new")
         beside.write_text(json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
@@ -181,7 +191,8 @@ def say(line: str) -> None:
 
 def main(description: str | None) -> int:
     options = arguments(description)
-    # As an exception, so that everything that was started is stopped.
+    # As exceptions, so that everything that was started is stopped; also in the background of a shell, which ignores SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     try:
         if options.from_results:

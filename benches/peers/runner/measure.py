@@ -1,6 +1,7 @@
 """One measurement: a server of its own, something to warm it up, the client, and what the operating system says of the
 server meanwhile."""
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class Bench:
         servers.remove_data(data)
         try:
             measured, commands = self.measure(workload, client, SERVERS[server], data)
-        except Failure as failure:
+        except (Failure, OSError) as failure:
             return sample | {"failure": self.public(str(failure))}
         finally:
             for process in reversed(list(self.supervisor.running)):
@@ -63,6 +64,8 @@ class Bench:
 
     def measure(self, workload: Workload, client: str, server: Server, data: Path) -> tuple[Measured, list[list[str]]]:
         load = workload.load_of(server.name)
+        if server.journaled:
+            os.sync()  # What others have written is not for this server to wait for.
         running = servers.start(server, self.programs, self.supervisor, data, load)
         if workload.kind == "replay":
             # What is replayed is made first, and its maker has gone.

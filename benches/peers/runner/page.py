@@ -41,7 +41,7 @@ class Page:
 All servers answer the same contract with the same responses, on one machine, in one run on {raw["date"]} of
 {count(raw["rounds"], "round")}. In each of them every server is measured once with every workload and client, one after the
 other, and the next round begins with another one. Each measurement has a new server, which is warmed up first. Client and
-server share the machine and talk over loopback, {raw["transport"]} text.
+server share the machine and talk over loopback, {raw["transport"]} text. Outflow logs warnings only, as the peers log nothing.
 
 CPU is what the operating system has accounted to the server (user and system, children included) from the client's start
 to its end. Figures are medians over the rounds, with the lowest and the highest; × is the ratio of the medians to outflow's

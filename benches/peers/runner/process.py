@@ -79,8 +79,10 @@ class Process:
         return True
 
     def last_words(self) -> str:
-        lines = self.stderr.read_text(errors="replace").strip().splitlines()
-        return lines[-1][:300] if lines else "it said nothing"
+        """What it says of its end: the last line, or the error above a hint about usage."""
+        lines = self.stderr.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+        errors = [line for line in lines if line.startswith("error")]
+        return (errors or lines)[-1][:300]
 
     def first_line(self, seconds_max: float) -> str:
         """The first line of what it writes to stdout."""

@@ -61,6 +61,8 @@ class Clients(unittest.TestCase):
         ):
             with self.assertRaisesRegex(Failure, why):
                 clients.check(report(**wrong))
+        with self.assertRaisesRegex(Failure, "nothing of statuses"):
+            clients.check({key: value for key, value in report().items() if key != "statuses"})
         for text in ("", "[1]", "oops"):
             with self.assertRaises(Failure):
                 clients.parse(text)

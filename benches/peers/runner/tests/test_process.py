@@ -73,6 +73,9 @@ class Processes(unittest.TestCase):
         with Supervisor(self.folder) as supervisor:
             with self.assertRaisesRegex(Failure, "child ended with status 3: no such thing"):
                 self.python(supervisor, "import sys\nprint('no such thing', file=sys.stderr)\nsys.exit(3)").wait(20)
+            usage = "import sys\nsys.exit('error: no such argument\\n\\nFor more, ask')"
+            with self.assertRaisesRegex(Failure, "error: no such argument"):
+                self.python(supervisor, usage).wait(20)
             with self.assertRaisesRegex(Failure, "was not done"):
                 self.python(supervisor, "import time\ntime.sleep(600)").wait(0.1)
 
