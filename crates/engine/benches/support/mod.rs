@@ -1,7 +1,9 @@
 //! What the benchmarks of the engine stand on: a source made of a function, an engine of that one source, and readers that
-//! are read to their end. Other packages' benchmarks compile it, too.
+//! are read to their end. What is done with them is in `work.rs`. Other packages' benchmarks compile both, too.
 
 #![allow(dead_code, reason = "each benchmark uses its part of it")]
+
+pub(crate) mod work;
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,6 +11,7 @@ use outflow_engine::{
     Delivery, Emitter, Engine, Job, JobError, Limits, PayloadKind, Placement, Plan, Reader, Refusal, Request, Source,
     SourceOptions,
 };
+use tokio::runtime::{Builder, Runtime};
 
 /// The bytes of a small response: as long as those in the documentation's tables.
 pub(crate) const SMALL: &str = "a response of 24 bytes..";
@@ -81,9 +84,14 @@ pub(crate) async fn drain(reader: &mut Reader) -> u64 {
     }
 }
 
+/// A runtime of this thread.
+pub(crate) fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_time().build().expect("a runtime starts")
+}
+
 /// Runs it on this thread.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime starts").block_on(future)
+    runtime().block_on(future)
 }
 
 /// Emits `times` small responses, one by one.
