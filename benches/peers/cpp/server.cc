@@ -126,7 +126,7 @@ private:
         } else if (workload_.every.count() == 0 && written_ > 1) {
             // More follow at once: let the transport gather them. Not so the first, or the headers that go with it
             // would wait for a write that nothing begins.
-            StartWrite(&response_, options);
+            StartWrite(&response_, options.set_buffer_hint());
         } else {
             StartWrite(&response_, options);
         }
