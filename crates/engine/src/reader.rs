@@ -58,15 +58,16 @@ impl Reader {
     /// The next chunk, or the end; the task of `cx` is woken when there is one. After the end, the end again.
     #[inline]
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Delivery> {
-        match ready!(self.run.poll_next(self.place, cx)) {
-            Next::Delivery(delivery) => {
-                if self.replay.is_some() {
-                    self.replay = None;
-                }
-                Poll::Ready(delivery)
-            }
-            Next::Behind { next, visible } => self.poll_replay(next, visible, cx),
+        let next = match self.run.poll_next(self.place, cx) {
+            Poll::Ready(Next::Behind { next, visible }) => return self.poll_replay(next, visible, cx),
+            Poll::Ready(Next::Delivery(delivery)) => Poll::Ready(delivery),
+            Poll::Pending => Poll::Pending,
+        };
+        // It has caught up, and may now wait for hours.
+        if self.replay.is_some() {
+            self.replay = None;
         }
+        next
     }
 
     #[cold]

@@ -135,3 +135,17 @@ async fn a_limit_that_is_reached_waits_for_no_end() {
     assert_eq!((finish.end, finish.left), (None, Some(Leave::Enough)));
     store.commits.open();
 }
+
+#[tokio::test]
+async fn a_reader_that_has_caught_up_and_waits_keeps_nothing_of_its_way() {
+    let (store, jobs) = (GatedStore::new(), Puppets::new(1));
+    let engine = engine(&store, jobs.clone());
+    let mut first = start(&engine).await;
+    jobs.emit(0, "one").await.unwrap();
+    assert_eq!(results(&mut first, 1).await, ["one"]);
+    let users = std::sync::Arc::strong_count(&store);
+    let mut late = fetch(&engine, &again(first.run_id(), 0)).await.unwrap();
+    assert_eq!(results(&mut late, 1).await, ["one"], "read from the store");
+    assert!(late.next().now_or_never().is_none());
+    until("one user of the store more", || std::sync::Arc::strong_count(&store) == users + 1).await;
+}

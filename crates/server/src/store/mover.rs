@@ -165,7 +165,8 @@ impl Shared {
                 self.pause(RETRY, Wake::Stopped);
                 self.work.lock().is_wanted |= self.is_wanted();
             } else if is_quiet {
-                if self.archive.rest(IDLE) {
+                // Both, whatever the first says.
+                if self.archive.rest(IDLE) | self.log.rest() {
                     memory::trim();
                 }
                 self.pause(QUIET, Wake::Wanted);

@@ -42,6 +42,9 @@ pub(super) fn is_file(name: &str) -> bool {
 /// longest record, and what the kernel copies is still in the processor's cache.
 const WRITE_BYTES: usize = 1024 * 1024;
 
+/// Memory of which letting go is worth a walk over the heap.
+const WORTH_BYTES: usize = 256 * 1024;
+
 /// Where a record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -127,6 +130,16 @@ impl Log {
         store_error(error, || {
             format!("a damaged segment of the live journal in {} cannot be put aside: {error}", self.ring.place())
         })
+    }
+
+    /// Lets go of what a burst of large batches has left, in a quiet time; says whether that was worth speaking of.
+    pub(super) fn rest(&self) -> bool {
+        // Who writes now does not rest.
+        let Some(mut writer) = self.writer.try_lock() else { return false };
+        let is_worth = writer.buffer.capacity() + writer.bodies.capacity() >= WORTH_BYTES;
+        (writer.buffer, writer.bodies) = Default::default();
+        (writer.lengths, writer.places) = Default::default();
+        is_worth
     }
 
     /// Notes that the archive refuses to take anything, for who waits for that.

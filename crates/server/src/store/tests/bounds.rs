@@ -167,3 +167,16 @@ fn ended_runs_that_the_archive_has_are_not_taken_up_again() {
     assert_eq!(store.find(id(1)).unwrap(), found);
     assert_eq!(store.bound(&key("key")).unwrap(), Some(id(100)));
 }
+
+#[test]
+fn a_quiet_journal_lets_go_of_what_a_large_batch_took() {
+    let settings = Settings { segment_bytes: 4 << 20, ..SETTINGS };
+    let store = open_with(&Disk::default(), Workers::Caller, settings);
+    commit(&store, 1, [(id(1), start(&[])), (id(1), Record::Frames(frames(1, 500, 1_000)))]);
+    assert!(store.shared().log.rest(), "half a megabyte");
+    assert!(!store.shared().log.rest(), "that was all");
+    commit(&store, 2, [(id(1), Record::Frames(frames(501, 1, 1_000)))]);
+    assert!(!store.shared().log.rest(), "a small batch takes nothing worth speaking of");
+    commit(&store, 3, [(id(1), Record::Frames(frames(502, 1, 1_000)))]);
+    assert_eq!(read_all(&store, id(1), 1), (expected(1, 502, 1_000), 502));
+}
