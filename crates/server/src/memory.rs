@@ -1,4 +1,4 @@
-//! Gives memory back to the system when a burst is over. glibc keeps what was freed: ten thousand idle streams that had
+//! Keeps what the allocator holds near to what is used, and gives memory back to the system when a burst is over. glibc keeps what was freed: ten thousand idle streams that had
 //! each sent 100 KB held 40 KiB each, for good. It knows how much the runs hold, and nothing of what they are; the store,
 //! whose memory is not counted there, says itself when it has let go of some.
 
@@ -44,6 +44,40 @@ impl Burst {
         is_over
     }
 }
+
+/// glibc gives back the free end of a thread's part of the heap only where that is larger than this, and raises the bound
+/// by itself up to 64 MiB for each of them.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const FREE_END_BYTES: libc::c_int = 256 * 1024;
+/// What is smaller comes from the heap: what a reader of the store takes, 1 MiB, is to cost no system calls.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const MAPPED_BYTES: libc::c_int = 4 * 1024 * 1024;
+
+/// Sets the allocator up for a process in which so many threads have most of the work. A process whose allocator is not
+/// glibc's is not touched, and one whose owner has set it up through the environment (`GLIBC_TUNABLES`) neither.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code, reason = "there is no safe name for it")]
+pub(crate) fn set_up(threads: usize) {
+    if std::env::var_os("GLIBC_TUNABLES").is_some() {
+        return;
+    }
+    // Each of the others, which are rarely at work, would hold a part of the heap for itself.
+    let parts = i32::try_from(threads + 2).unwrap_or(i32::MAX);
+    let settings = [
+        (libc::M_TRIM_THRESHOLD, FREE_END_BYTES),
+        (libc::M_MMAP_THRESHOLD, MAPPED_BYTES),
+        (libc::M_ARENA_MAX, parts),
+    ];
+    for (what, value) in settings {
+        // SAFETY: mallopt takes two numbers; what it cannot do it leaves (mallopt(3)).
+        let is_set = unsafe { libc::mallopt(what, value) } == 1;
+        tracing::debug!("the allocator's setting {what} is {value}: {is_set}");
+    }
+}
+
+/// Other allocators have no such settings.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(crate) fn set_up(_threads: usize) {}
 
 /// Gives back what is free.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

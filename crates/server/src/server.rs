@@ -182,12 +182,15 @@ impl Builder {
         self
     }
 
-    /// Binds the ports. Nothing is accepted yet; peers that connect wait in the kernel's queue.
+    /// Binds the ports. Nothing is accepted yet; peers that connect wait in the kernel's queue. Where glibc allocates, its
+    /// settings are made for a server, unless `GLIBC_TUNABLES` is set.
     ///
     /// # Errors
     /// [`ServeError::Bind`] where an address cannot be had, [`ServeError::System`] where threads cannot.
     pub fn bind(self) -> Result<Server, ServeError> {
         let listeners = transport::bind(&self.listen)?;
+        // Those that serve, and those that compute.
+        memory::set_up(2 * self.workers);
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
         let compute = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(self.workers)
