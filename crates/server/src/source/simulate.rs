@@ -1,10 +1,16 @@
 //! `simulate`: the tutorial's simulated work, and the load generator. Each job waits, then emits; how many, how long
 //! and how large is set by the configuration and, within its bounds, by each request.
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use outflow_engine::{Code, EmitError, Emitter, Job, JobError, Placement, Plan, Refusal, Request, Source, Text};
 use serde::Deserialize;
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// What a request gets that says nothing else, and the most that any request may ask for.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -25,10 +31,12 @@ pub struct SimulateSettings {
     /// Longest step a request may ask for. Default 1 h.
     #[serde(with = "duration")]
     pub step_max: Duration,
-    /// Pause before each further response of a job, or, with `batch`, before each further batch. Default 0.
+    /// How long after the one before each further response of a job is due, or, with `batch`, each further batch: the
+    /// *n*th comes *n* times so long after the first, and one that was held up is followed by what is due meanwhile.
+    /// Default 0: as fast as they are taken.
     #[serde(with = "duration")]
     pub every: Duration,
-    /// Longest pause a request may ask for. Default 1 h.
+    /// Longest such time a request may ask for. Default 1 h.
     #[serde(with = "duration")]
     pub every_max: Duration,
     /// Bytes of padding behind the text of each response. Default 0.
@@ -39,6 +47,9 @@ pub struct SimulateSettings {
     pub batch: u64,
     /// Largest batch a request may ask for. Default 1,024.
     pub batch_max: u64,
+    /// Whether the text of each response begins with the time of its emission, instead of what it says otherwise:
+    /// nanoseconds since the Unix epoch, 19 digits. Such jobs are not repeatable. Default false.
+    pub stamp: bool,
     /// The job that fails in place of its first response. Default none.
     pub fail: Option<u64>,
     /// Whether jobs may be begun again after a restart. Default true.
@@ -63,6 +74,7 @@ impl Default for SimulateSettings {
             size_max: 1024 * 1024,
             batch: 1,
             batch_max: 1_024,
+            stamp: false,
             fail: None,
             repeatable: true,
             differ: false,
@@ -125,7 +137,7 @@ impl Source for Simulate {
         });
         // A job awaits its pauses, and otherwise does nothing but emit.
         let plan = Plan::new().jobs(jobs).placement(Placement::Reader);
-        Ok(if work.repeatable { plan.repeatable() } else { plan })
+        Ok(if work.is_repeatable() { plan.repeatable() } else { plan })
     }
 
     fn configuration(&self) -> String {
@@ -138,34 +150,49 @@ async fn job(emitter: Emitter, work: Arc<Work>, n: u64, id: i32) -> Result<(), J
     if work.fail == Some(n) {
         return Err(JobError::new(Code::Internal, format_args!("job {n} failed, as `fail` asked it to")));
     }
-    let text = work.text(n, id);
+    let says = work.says(n, id);
     if work.batch == 1 {
-        one_by_one(&emitter, &work, &text).await?
+        one_by_one(&emitter, &work, &says).await?
     } else {
-        in_batches(&emitter, &work, text).await?
+        in_batches(&emitter, &work, &says).await?
     }
     Ok(())
 }
 
-async fn one_by_one(emitter: &Emitter, work: &Work, text: &Text) -> Result<(), EmitError> {
+async fn one_by_one(emitter: &Emitter, work: &Work, says: &Says) -> Result<(), EmitError> {
+    let mut schedule = Schedule::begin(work.every);
     for n in 0..work.responses {
-        if n > 0 && !work.every.is_zero() {
-            pause(work.every).await;
+        if n > 0 {
+            schedule.next().await;
         }
-        emitter.emit(text).await?;
+        match says {
+            Says::Always(text) => emitter.emit(text).await?,
+            Says::Time { padding } => emitter.emit(&stamped(padding)).await?,
+        }
     }
     Ok(())
 }
 
-async fn in_batches(emitter: &Emitter, work: &Work, text: Text) -> Result<(), EmitError> {
-    let batch = vec![text; work.batch.min(work.responses) as usize];
+async fn in_batches(emitter: &Emitter, work: &Work, says: &Says) -> Result<(), EmitError> {
+    let mut schedule = Schedule::begin(work.every);
+    let batch = |says: &Says| {
+        let text = match says {
+            Says::Always(text) => text.clone(),
+            Says::Time { padding } => stamped(padding),
+        };
+        vec![text; work.batch.min(work.responses) as usize]
+    };
+    let mut texts = batch(says);
     let mut left = work.responses as usize;
     while left > 0 {
-        let now = left.min(batch.len());
-        emitter.emit_all(&batch[..now]).await?;
+        let now = left.min(texts.len());
+        emitter.emit_all(&texts[..now]).await?;
         left -= now;
         if left > 0 {
-            pause(work.every).await;
+            schedule.next().await;
+            if matches!(says, Says::Time { .. }) {
+                texts = batch(says);
+            }
         }
     }
     Ok(())
@@ -174,8 +201,45 @@ async fn in_batches(emitter: &Emitter, work: &Work, text: Text) -> Result<(), Em
 /// No time at all is not a turn of the timer, which would cost a millisecond.
 async fn pause(time: Duration) {
     if !time.is_zero() {
-        tokio::time::sleep(time).await;
+        sleep(time).await;
     }
+}
+
+/// When each response is due. Not pauses: a timer wakes a millisecond late, and who waits for a slow reader would be late
+/// for ever after.
+struct Schedule {
+    every: Duration,
+    due: Instant,
+}
+
+impl Schedule {
+    fn begin(every: Duration) -> Self {
+        Self { every, due: Instant::now() }
+    }
+
+    /// Waits until the next response is due.
+    async fn next(&mut self) {
+        if self.every.is_zero() {
+            return;
+        }
+        self.due += self.every;
+        if self.due > Instant::now() {
+            sleep_until(self.due).await;
+        }
+    }
+}
+
+/// What the responses of a job say.
+enum Says {
+    /// The same in each.
+    Always(Text),
+    /// When it is emitted.
+    Time { padding: String },
+}
+
+fn stamped(padding: &str) -> Text {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Text::from(format!("{:019}{padding}", now.as_nanos()))
 }
 
 /// What one request asks for, within the bounds.
@@ -186,20 +250,26 @@ struct Work {
     every: Duration,
     size: u64,
     batch: u64,
+    stamp: bool,
     fail: Option<u64>,
     repeatable: bool,
     differ: bool,
 }
 
 impl Work {
-    /// What each response of job `n` says.
-    fn text(&self, n: u64, id: i32) -> Text {
-        let mut text = format!("Request #{n} For Id:{id}");
-        if self.differ {
-            text = format!("{text} {:08x}", rand::random::<u32>());
+    /// What the responses of job `n` say.
+    fn says(&self, n: u64, id: i32) -> Says {
+        let padding = ".".repeat(self.size as usize);
+        if self.stamp {
+            return Says::Time { padding };
         }
-        text.extend(std::iter::repeat_n('.', self.size as usize));
-        Text::from(text)
+        let differs = if self.differ { format!(" {:08x}", rand::random::<u32>()) } else { String::new() };
+        Says::Always(Text::from(format!("Request #{n} For Id:{id}{differs}{padding}")))
+    }
+
+    /// What says when it was emitted says something else the next time.
+    fn is_repeatable(&self) -> bool {
+        self.repeatable && !self.stamp
     }
 
     fn parse(settings: &SimulateSettings, request: &Request) -> Result<Self, Refusal> {
@@ -210,6 +280,7 @@ impl Work {
             every: settings.every,
             size: settings.size,
             batch: settings.batch,
+            stamp: settings.stamp,
             fail: settings.fail,
             repeatable: settings.repeatable,
             differ: settings.differ,
@@ -224,11 +295,11 @@ impl Work {
                 "fail" => work.fail = Some(number(field, value, 0, settings.jobs_max)?),
                 "step" => work.step = time(field, value, settings.step_max)?,
                 "every" => work.every = time(field, value, settings.every_max)?,
+                "stamp" => work.stamp = truth(field, value)?,
                 "repeatable" => work.repeatable = truth(field, value)?,
                 "differ" => work.differ = truth(field, value)?,
                 _ => {
-                    let known =
-                        "simulate knows jobs, responses, step, every, size, batch, fail, repeatable and differ";
+                    let known = "simulate knows jobs, responses, step, every, size, batch, stamp, fail, repeatable and differ";
                     return Err(Refusal::invalid(field, format_args!("is no parameter; {known}")));
                 }
             }
@@ -297,59 +368,4 @@ mod duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(parameters: &[(&str, &str)]) -> Option<(String, String)> {
-        let request =
-            parameters.iter().fold(Request::new(1), |request, (name, value)| request.parameter(*name, *value));
-        match Simulate::default().plan(&request) {
-            Ok(_) => None,
-            Err(Refusal::Invalid { field, problem }) => Some((field, problem)),
-            Err(other) => panic!("{other}"),
-        }
-    }
-
-    #[test]
-    fn every_parameter_has_a_bound_that_its_refusal_names() {
-        for (name, allowed, refused_value, bound) in [
-            ("jobs", "1000", "1001", "1000"),
-            ("responses", "1000000000", "1000000001", "1000000000"),
-            ("step", "1h", "61m", "1h"),
-            ("every", "1h", "3601s", "1h"),
-            ("size", "1048576", "1048577", "1048576"),
-            ("batch", "1024", "1025", "1024"),
-            ("batch", "1", "0", "1 to"),
-            ("fail", "4", "1001", "1000"),
-        ] {
-            assert_eq!(refused(&[(name, allowed)]), None, "{name}");
-            let (field, problem) = refused(&[(name, refused_value)]).expect(name);
-            assert_eq!(field, format!("parameters.{name}"));
-            assert!(problem.contains(bound), "{name}: {problem}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_value_or_no_parameter_is_refused_by_name() {
-        for (name, value) in [
-            ("jobs", "-1"),
-            ("jobs", ""),
-            ("jobs", "99999999999999999999"),
-            ("step", "1"),
-            ("step", "-1s"),
-            ("every", "soon"),
-            ("jbos", "1"),
-            ("fail", "5"),
-        ] {
-            let (field, _) = refused(&[(name, value)]).unwrap_or_else(|| panic!("{name}={value} was taken"));
-            assert_eq!(field, format!("parameters.{name}"));
-        }
-    }
-
-    #[test]
-    fn settings_keep_their_own_bounds() {
-        assert_eq!(SimulateSettings::default().check(), Ok(()));
-        let settings = SimulateSettings { jobs: 7, jobs_max: 6, ..SimulateSettings::default() };
-        assert_eq!(settings.check(), Err("jobs = 7 is more than jobs_max = 6".into()));
-    }
-}
+mod tests;
