@@ -10,18 +10,26 @@ use http::uri;
 /// The tutorial's port, and Outflow's.
 const PORT: u16 = 50005;
 
-/// Where to connect.
+/// Where a server listens: what [`Client::connect`](crate::Client::connect) takes, for who connects by other means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Address {
-    /// A host, by name or number without brackets, and a port.
-    Tcp { host: String, port: u16 },
+pub enum Address {
+    /// A host and a port.
+    Tcp {
+        /// By name or number, without brackets.
+        host: String,
+        /// From 1.
+        port: u16,
+    },
     /// A Unix socket.
     Unix(PathBuf),
 }
 
 impl Address {
-    /// Parses `http://host:port`, `host:port`, `host`, `:port` or `unix:/path`. The error says what is wrong with it.
-    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
+    /// Parses `http://host:port`, `host:port`, `host`, `:port` or `unix:/path`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
         if let Some(path) = text.strip_prefix("unix:") {
             // gRPC's naming allows `unix:path` and `unix:///absolute`.
             let path = path.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(path);
@@ -55,7 +63,7 @@ impl Address {
     }
 
     /// What the server is called in `:authority`. A Unix socket has no host; a path there is refused by many servers.
-    pub(crate) fn authority(&self) -> uri::Authority {
+    pub fn authority(&self) -> uri::Authority {
         match self {
             Self::Tcp { .. } => uri::Authority::try_from(self.to_string()).expect("checked when parsed"),
             Self::Unix(_) => uri::Authority::from_static("localhost"),

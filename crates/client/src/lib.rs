@@ -95,6 +95,7 @@ mod status;
 mod stream;
 mod timers;
 
+pub use address::Address;
 pub use client::{Client, ClientBuilder};
 pub use decode::DecodeError;
 pub use error::{Attempt, BreakCause, CallError, ConnectError, FetchError, Position, Violation};

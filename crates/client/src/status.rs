@@ -84,7 +84,7 @@ impl Code {
     }
 
     /// What stands for an HTTP status where no gRPC status was received (gRPC's `http-grpc-status-mapping.md`).
-    pub(crate) fn of_http(status: http::StatusCode) -> Self {
+    pub fn of_http(status: http::StatusCode) -> Self {
         match status.as_u16() {
             400 => Self::INTERNAL,
             401 => Self::UNAUTHENTICATED,
@@ -161,9 +161,11 @@ impl Status {
         &self.0.details
     }
 
-    /// Reads the status from headers or trailers. `None`: there is none. `Err`: there is, and it is no number; the
-    /// value as it stands.
-    pub(crate) fn received(headers: &HeaderMap) -> Option<Result<Self, String>> {
+    /// Reads the status from headers or trailers. `None`: there is none.
+    ///
+    /// # Errors
+    /// There is one, and it is no number: the value as it stands.
+    pub fn received(headers: &HeaderMap) -> Option<Result<Self, String>> {
         let code = headers.get(GRPC_STATUS)?.as_bytes();
         let Some(code) = parse_code(code) else {
             return Some(Err(String::from_utf8_lossy(code).into_owned()));

@@ -469,14 +469,16 @@ async fn receive(
     }
 }
 
-fn parameter(text: &str) -> Result<(String, String), String> {
+/// `NAME=VALUE` for the source.
+pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
         _ => Err("write NAME=VALUE".into()),
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// A time as people write it.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text);
     let duration = duration.map_err(|_| format!("`{text}` is no time; write it as 250ms, 2s or 1m"))?;
     if duration > crate::Limits::DURATION_MAX { Err("longer than ten years".into()) } else { Ok(duration) }

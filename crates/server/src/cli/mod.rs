@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, in `clap`'s terms, and which file does it. It parses; it does no work.
 
+mod bench;
 mod continuation;
 mod data;
 mod demo;
@@ -40,6 +41,7 @@ Examples:
   outflow fetch 1 --limit 2                    two responses are enough; the server stops the rest
   outflow fetch 1 --within 2500ms              cut off after so long
   outflow fetch 1 --linger 10m                 the work goes on for ten minutes if you leave
+  outflow bench --for 10s                      how much a server does, and how fast
   outflow runs                                 what is going on, and what is kept
 
 `outflow COMMAND --help` says more.";
@@ -54,6 +56,8 @@ enum Command {
     Runs(runs::Runs),
     /// Check, compact or back up what a server keeps
     Data(data::Data),
+    /// Measure a server: throughput, times, and whether anything is missing
+    Bench(Box<bench::Bench>),
     /// Server and client in one process, with both sides' lines
     Demo(demo::Demo),
 }
@@ -73,6 +77,7 @@ pub fn run() -> ExitCode {
         Command::Fetch(fetch) => fetch.run(&arguments.log),
         Command::Runs(runs) => runs.run(&arguments.log),
         Command::Data(data) => data.run(&arguments.log),
+        Command::Bench(bench) => bench.run(&arguments.log),
         Command::Demo(demo::Demo {}) => demo::Demo::run(&arguments.log),
     };
     exit.into()

@@ -5,6 +5,7 @@
 mod network;
 
 mod bad_ways;
+mod bench;
 mod damage;
 mod data;
 mod demo;
