@@ -61,6 +61,9 @@ func main() {
 	if result.SequenceErrors > 0 {
 		log.Fatalf("%d responses did not have the sequence that was next", result.SequenceErrors)
 	}
+	if options.stamps && uint64(result.Latency.Count) != result.Responses {
+		log.Fatalf("of %d responses only %d had a stamp", result.Responses, result.Latency.Count)
+	}
 }
 
 func parse() options {
@@ -68,7 +71,7 @@ func parse() options {
 		fmt.Fprintf(flag.CommandLine.Output(), `Calls FetchResponse with grpc-go's default dial options, on so many connections with so many streams at once on each,
 and prints what it measured as one JSON object. The connections are there before the clock is started.
 
-Exit codes: 0 all is well; 1 it could not be measured, a call failed, or a sequence was wrong; 2 usage.
+Exit codes: 0 all is well; 1 it could not be measured, a call failed, a sequence was wrong or a stamp missing; 2 usage.
 
 `)
 		flag.PrintDefaults()

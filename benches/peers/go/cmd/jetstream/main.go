@@ -165,7 +165,12 @@ func load(ctx context.Context, o options) error {
 }
 
 func connect(servers string, options ...jetstream.JetStreamOpt) (jetstream.JetStream, error) {
-	conn, err := nats.Connect(servers, nats.Name("outflow bench"), nats.NoReconnect())
+	lost := func(_ *nats.Conn, err error) {
+		if err != nil { // nil when it was closed here
+			log.Fatalf("the connection with %s was lost: %v", servers, err)
+		}
+	}
+	conn, err := nats.Connect(servers, nats.Name("outflow bench"), nats.DisconnectErrHandler(lost))
 	if err != nil {
 		return nil, fmt.Errorf("no connection with %s: %w", servers, err)
 	}
