@@ -19,6 +19,8 @@ WINDOWS = {
     "frames-16k": [*LARGE[:3], str(16 * 1024)],
     "small": ["--window", "65535", "--frame", str(16 * 1024)],
 }
+# In one stream each consumer would pass over the messages of all other runs.
+JETSTREAM_STREAMS = 100
 S2_STREAMS = 16
 S2_BENCH_SECONDS = 10
 
@@ -107,7 +109,7 @@ def command(client: str, server: Server, running: Running, load: Load, programs:
 
 def jetstream_command(server: Server, running: Running, load: Load, programs: Programs) -> list[str]:
     line = [programs.path("jetstream"), "-servers", f"nats://127.0.0.1:{running.port}"]
-    line += ["-runs", str(load.calls), "-messages", str(load.responses)]
+    line += ["-runs", str(load.calls), "-messages", str(load.responses), "-spread", str(JETSTREAM_STREAMS)]
     if load.batch_bytes:
         line += ["-batch-bytes", str(load.batch_bytes)]
     if load.every:

@@ -37,7 +37,13 @@ SERVERS: dict[str, Server] = {
         Server("grpc-cpp", "gRPC C++", "the callback API", "grpc-cpp"),
         Server("tcp", "raw TCP", "the floor: prepared frames in chunks of 64 KiB, no HTTP/2", "raw-tcp"),
         Server("nginx", "nginx", "a static file of prepared frames over h2c", "nginx-h2c"),
-        Server("jetstream", "JetStream", "one node, file storage, a message a response, its default sync", "nats-server", True),
+        Server(
+            "jetstream",
+            "JetStream",
+            "one node, file storage, the runs over 100 streams, a message a response, its default sync",
+            "nats-server",
+            True,
+        ),
         Server(
             "jetstream-sync",
             "JetStream, `sync_interval: always`",

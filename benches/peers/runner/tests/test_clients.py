@@ -46,7 +46,7 @@ class Clients(unittest.TestCase):
         load = Load(responses=5, calls=1_000, batch_bytes=65_536, linger="1m")
         self.assertEqual(
             line("own", "jetstream-batches", load),
-            "/built/jetstream -servers nats://127.0.0.1:4321 -runs 1000 -messages 5 -batch-bytes 65536",
+            "/built/jetstream -servers nats://127.0.0.1:4321 -runs 1000 -messages 5 -spread 100 -batch-bytes 65536",
         )
 
     def test_journaled_runs_have_a_linger(self) -> None:
