@@ -110,6 +110,7 @@ class Loss:
     server: str
     versus: str
     ratio: float
+    control: float | None  # the same server twice: a loss of no more than that says nothing
 
 
 def losses(results: Results, workloads: Iterable[Workload]) -> tuple[int, list[Loss]]:
@@ -125,7 +126,8 @@ def losses(results: Results, workloads: Iterable[Workload]) -> tuple[int, list[L
                             continue
                         compared += 1
                         if ratio < 1 if METRICS[metric].more_is_better else ratio > 1:
-                            lost.append(Loss(workload.name, client, metric, server, versus, ratio))
+                            control = results.ratio(workload.name, client, "outflow-again", "outflow", metric)
+                            lost.append(Loss(workload.name, client, metric, server, versus, ratio, control))
     return compared, lost
 
 

@@ -45,7 +45,7 @@ server share the machine and talk over loopback, {raw["transport"]} text. Outflo
 
 CPU is what the operating system has accounted to the server (user and system, children included) from the client's start
 to its end. Figures are medians over the rounds, with the lowest and the highest; × is the ratio of the medians to outflow's
-(so for costs: how many times as much). Responses are counted and their sequences checked by the clients.
+(so for costs: how many times as much). A measurement in which a response was missing or a call failed is none.
 """
 
     def reach(self) -> str:
@@ -62,12 +62,12 @@ to its end. Figures are medians over the rounds, with the lowest and the highest
         if lost:
             lost_rows = [
                 [loss.workload, loss.client, METRICS[loss.metric].title, shown(loss.server), shown(loss.versus),
-                 f"{number(loss.ratio)} ×"]
+                 times(loss.ratio), times(loss.control)]
                 for loss in lost
             ]  # fmt: skip
             lines += [
-                "Where it is slower or dearer:\n",
-                table(["workload", "client", "figure", "", "beside", "ratio"], lost_rows),
+                "Where it is slower or dearer; what differs no more than the same server from itself is noise:\n",
+                table(["workload", "client", "figure", "", "beside", "ratio", "the same server again"], lost_rows),
             ]
         if self.notes:
             lines += ["### Why, and what was tried\n", self.notes.strip() + "\n"]
@@ -98,7 +98,7 @@ to its end. Figures are medians over the rounds, with the lowest and the highest
                 "As a control outflow is measured twice in each round, under two names. A ratio that is no further from 1 than "
                 f"that of the two says nothing; the worst of these is {number(worst[3])} ({worst[0]}, {worst[1]}).\n"
             )
-            rows = [[workload, client, title, f"{number(ratio)} ×"] for workload, client, title, ratio in controls]
+            rows = [[workload, client, title, times(ratio)] for workload, client, title, ratio in controls]
             lines.append(table(["workload", "client", "figure", "the same server again"], rows))
         loads = ", ".join(number(load) for load in self.raw["loads"])
         lines.append(f"Load average of the machine before each round: {loads}. Its host took {percent(self.raw['stolen'])} of")
@@ -227,6 +227,10 @@ def span(figure: Figure | None) -> str:
 
 def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def times(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{number(ratio)} ×"
 
 
 def percent(part: float) -> str:

@@ -48,6 +48,8 @@ class Load:
             named.append(("size", str(self.size)))
         if self.every:
             named.append(("every", self.every))
+        if self.stamps:
+            named.append(("stamp", "true"))
         if batch and self.every is None and not self.size and self.responses > 1:
             named.append(("batch", "64"))
         return [f"{name}={value}" for name, value in named]

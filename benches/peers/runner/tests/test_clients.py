@@ -39,7 +39,7 @@ class Clients(unittest.TestCase):
         self.assertEqual(
             line("grpc-go", "outflow", load),
             "/built/grpc-go-client -server 127.0.0.1:4321 -id 2 -param jobs=1 -param step=0s -param responses=7 "
-            "-param every=1ms -connections 4 -streams 1 -for 500ms -source shared -stamps",
+            "-param every=1ms -param stamp=true -connections 4 -streams 1 -for 500ms -source shared -stamps",
         )
 
     def test_jetstream_has_its_own_client(self) -> None:

@@ -48,10 +48,15 @@ class Goals(unittest.TestCase):
                 self.assertIn(goal.versus, workload.servers, goal)
 
     def test_rows_that_are_lost_are_told_with_their_ratio(self) -> None:
-        beside = [sample(1, "outflow", 0.03), sample(1, "grpc-go", 0.02, responses_per_second=400_000.0)]
+        beside = [
+            sample(1, "outflow", 0.03),
+            sample(1, "outflow-again", 0.036),
+            sample(1, "grpc-go", 0.02, responses_per_second=400_000.0),
+        ]
         compared, lost = losses(Results(beside), workloads(quick=False))
         self.assertEqual(compared, 2)  # cost, which is lost, and throughput, which is not
-        self.assertEqual([(loss.metric, loss.versus, round(loss.ratio, 3)) for loss in lost], [("cpu", "grpc-go", 1.5)])
+        told = [(loss.metric, loss.versus, round(loss.ratio, 3), round(loss.control or 0, 3)) for loss in lost]
+        self.assertEqual(told, [("cpu", "grpc-go", 1.5, 1.2)])
 
     def test_all_names_are_known(self) -> None:
         for workload in workloads(quick=True):
