@@ -9,14 +9,18 @@ use outflow_engine::Source;
 use crate::support::{Work, block_on, large as emit_large, many_at_once, plain, reader};
 
 // As they know each other.
-#[allow(dead_code, reason = "not all of it is counted")]
+#[allow(
+    dead_code,
+    unused_imports,
+    clippy::module_inception,
+    reason = "not all is needed, tests run there, its name there"
+)]
 #[path = "../../../../crates/server/src/grpc/body.rs"]
-#[expect(clippy::module_inception, reason = "its name there")]
 mod body;
-#[allow(dead_code, reason = "as above")]
+#[allow(dead_code, unused_imports, reason = "as above")]
 #[path = "../../../../crates/server/src/grpc/status.rs"]
 mod status;
-#[allow(dead_code, reason = "as above")]
+#[allow(dead_code, unused_imports, reason = "as above")]
 #[path = "../../../../crates/server/src/grpc/stream.rs"]
 mod stream;
 
