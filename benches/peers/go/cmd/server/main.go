@@ -78,8 +78,10 @@ func (streams) FetchResponse(request *pb.Request, stream grpc.ServerStreamingSer
 	}
 	begin := time.Now()
 	for n := range work.responses {
-		if err := sleepUntil(stream.Context(), begin.Add(time.Duration(n)*work.every)); err != nil {
-			return err
+		if work.every > 0 {
+			if err := sleepUntil(stream.Context(), begin.Add(time.Duration(n)*work.every)); err != nil {
+				return err
+			}
 		}
 		text := work.text
 		if work.stamp {
