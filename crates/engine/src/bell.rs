@@ -226,7 +226,44 @@ impl Woken {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering::SeqCst},
+        task::Wake,
+    };
+
     use super::*;
+
+    /// Counts how often it is woken.
+    struct Count(Arc<AtomicUsize>);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn one_ring_wakes_all_that_wait_in_batches() {
+        let bell = Bell::default();
+        bell.hang();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move { bell.ringing().await });
+        tokio::task::yield_now().await;
+        let woken = Arc::new(AtomicUsize::new(0));
+        let mut alarms = Alarms::default();
+        for task in 0..1_000 {
+            let waker = Waker::from(Arc::new(Count(woken.clone())));
+            alarms.add(Alarm::new(&waker, Group(task % 3)));
+        }
+        alarms.go_off();
+        let mut seen = vec![0];
+        while *seen.last().unwrap() < 1_000 && seen.len() < 100 {
+            tokio::task::yield_now().await;
+            seen.push(woken.load(SeqCst));
+        }
+        assert_eq!(seen.last(), Some(&1_000), "{seen:?}");
+        assert!(seen.windows(2).all(|pair| pair[1] - pair[0] <= WOKEN_AT_ONCE), "{seen:?}");
+    }
 
     #[test]
     fn groups_are_woken_whole_unless_they_are_too_big() {
