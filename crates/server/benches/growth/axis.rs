@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::{
     Options, Outcome,
-    http2::{Connection, Keep, LARGE},
+    drain::{Connection, Keep, LARGE},
     process::{Process, pause},
 };
 

@@ -14,10 +14,8 @@
 #![allow(dead_code, reason = "parts of the client and of the process are shared with `side_by_side`")]
 
 mod axis;
-#[path = "../side_by_side/http2.rs"]
-mod http2;
-#[path = "../side_by_side/messages.rs"]
-mod messages;
+#[path = "../side_by_side/drain.rs"]
+mod drain;
 mod plot;
 #[path = "../side_by_side/process.rs"]
 mod process;

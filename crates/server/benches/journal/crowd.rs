@@ -9,7 +9,7 @@ use outflow_proto::protobuf::Request;
 
 use crate::{
     Bench, Outcome,
-    http2::{Connection, Keep, LARGE, SMALL, Windows},
+    drain::{Connection, Keep, LARGE, SMALL, Windows},
     process::{Process, pause},
     replay::{journaled, parameters},
 };

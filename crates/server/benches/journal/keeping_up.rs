@@ -11,7 +11,7 @@ use crate::{
     Bench, Outcome,
     crowd::drain,
     directory::{Live, allocated, archive, live},
-    http2::LARGE,
+    drain::LARGE,
     process::pause,
     replay::journaled,
 };

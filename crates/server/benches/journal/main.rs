@@ -14,13 +14,11 @@
 
 mod crowd;
 mod directory;
-#[path = "../side_by_side/http2.rs"]
-mod http2;
+#[path = "../side_by_side/drain.rs"]
+mod drain;
 mod keeping_up;
 mod latency;
 mod memory;
-#[path = "../side_by_side/messages.rs"]
-mod messages;
 #[path = "../side_by_side/process.rs"]
 mod process;
 mod replay;

@@ -9,7 +9,7 @@ use outflow_proto::protobuf::Request;
 
 use crate::{
     Bench, Outcome,
-    http2::{Connection, Keep, LARGE},
+    drain::{Connection, Keep, LARGE},
     replay::parameters,
 };
 

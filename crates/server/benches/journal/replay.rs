@@ -12,7 +12,7 @@ use crate::{
     Bench, Outcome,
     crowd::drain,
     directory::forget,
-    http2::{LARGE, SMALL},
+    drain::{LARGE, SMALL},
     process::pause,
 };
 

@@ -13,7 +13,7 @@ use crate::{
     Bench, Outcome,
     crowd::drain,
     directory::{allocated, archive, live},
-    http2::{Connection, Keep, LARGE},
+    drain::{Connection, Keep, LARGE},
     process::{Process, pause},
     replay::journaled,
 };

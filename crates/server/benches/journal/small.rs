@@ -6,7 +6,7 @@ use crate::{
     Bench, Outcome,
     crowd::drain,
     directory::{allocated, archive},
-    http2::LARGE,
+    drain::LARGE,
     process::pause,
     replay::journaled,
 };

@@ -11,7 +11,7 @@ use prost::Message as _;
 
 use crate::{
     Outcome,
-    http2::{Connection, Keep, SMALL, Stream},
+    drain::{Connection, Keep, SMALL, Stream},
     process::{Contender, Process, Program, Way, pause},
     table,
 };
@@ -80,7 +80,7 @@ fn fetch_all(address: SocketAddr, connection_number: i32, program: Program) -> O
 
 /// One response a job, in the order in which their sleeps end. Only outflow's are numbered.
 fn check(id: i32, stream: &Stream, program: Program) -> Outcome<()> {
-    let mut body = stream.body.as_slice();
+    let mut body = stream.body.as_deref().unwrap_or_default();
     let mut job = 0;
     while let Some((prefix, rest)) = body.split_first_chunk::<PREFIX_BYTES>() {
         let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;

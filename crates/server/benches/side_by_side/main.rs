@@ -1,6 +1,6 @@
 //! What streaming costs a server, side by side in one run: `outflow` and what one would write with tonic, each a
 //! process of its own, asked by the same draining client. It owns the order of the measurements and the printing;
-//! how a server is started and accounted is in `process`, what the peers are in `peers`, the client in `http2`.
+//! how a server is started and accounted is in `process`, what the peers are in `peers`, the client in `drain`.
 //!
 //! ```text
 //! cargo bench -p outflow --bench side_by_side
@@ -10,9 +10,8 @@
 //! Everything runs on this machine, over loopback, and client and server share its cores: the CPU seconds are the
 //! server's own, while wall time and rate are those of the pair.
 
+mod drain;
 mod fetches;
-mod http2;
-mod messages;
 mod peers;
 mod process;
 mod stall;

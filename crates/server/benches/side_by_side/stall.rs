@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     Outcome,
-    http2::{Connection, Keep, LARGE, SMALL, Windows},
+    drain::{Connection, Keep, LARGE, SMALL, Windows},
     process::{Contender, Process, pause},
     stream, table,
 };

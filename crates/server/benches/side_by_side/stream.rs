@@ -6,7 +6,7 @@ use outflow_proto::protobuf::Request;
 
 use crate::{
     Outcome,
-    http2::{Connection, Keep, LARGE, SMALL, Windows},
+    drain::{Connection, Keep, LARGE, SMALL, Windows},
     process::{Bystanders, Contender, ORDINARY, Process, pause},
     table,
 };
