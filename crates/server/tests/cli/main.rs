@@ -6,6 +6,7 @@ mod network;
 
 mod bad_ways;
 mod bench;
+mod bench_others;
 mod damage;
 mod data;
 mod demo;

@@ -3,6 +3,7 @@
 
 use std::{
     io::{Read as _, Write as _},
+    net::Shutdown,
     time::Instant,
 };
 
@@ -150,6 +151,8 @@ impl Grpc {
         if !std::mem::take(&mut self.is_good) {
             return Err(lost.to_string());
         }
+        // It fails where the server was quicker.
+        _ = self.connection.socket().shutdown(Shutdown::Both);
         self.connection = Self::connect(&self.post).map_err(|why| why.to_string())?;
         Ok(())
     }
