@@ -162,7 +162,7 @@ fn patient(key: &str, responses: u64) -> Request {
     let linger = Some(prost_types::Duration::default());
     let mut request = journaled(key, &responses.to_string());
     // No faster than the archive takes what leaves the live journal.
-    request.parameters.insert("every".to_owned(), "8ms".to_owned());
+    request.parameters.insert("every".to_owned(), "16ms".to_owned());
     Request { linger, heartbeat, ..request }
 }
 

@@ -32,7 +32,8 @@ pub struct SimulateSettings {
     #[serde(with = "duration")]
     pub step_max: Duration,
     /// How long after the one before each further response of a job is due, or, with `batch`, each further batch: the
-    /// *n*th comes *n* times so long after the first, and one that was held up is followed by what is due meanwhile.
+    /// *n*th comes *n* times so long after the first. What is due while one is held up follows it, but for a job that was
+    /// held up for more than 100 ms, which goes on from there.
     /// Default 0: as fast as they are taken.
     #[serde(with = "duration")]
     pub every: Duration,
@@ -205,6 +206,9 @@ async fn pause(time: Duration) {
     }
 }
 
+/// A job that was held up for longer, by a full disk for example, does not owe what it would have emitted meanwhile.
+const HELD_UP: Duration = Duration::from_millis(100);
+
 /// When each response is due. Not pauses: a timer wakes a millisecond late, and who waits for a slow reader would be late
 /// for ever after.
 struct Schedule {
@@ -223,8 +227,11 @@ impl Schedule {
             return;
         }
         self.due += self.every;
-        if self.due > Instant::now() {
+        let now = Instant::now();
+        if self.due > now {
             sleep_until(self.due).await;
+        } else if now - self.due > HELD_UP {
+            self.due = now;
         }
     }
 }
