@@ -2,42 +2,55 @@
 
 use std::fmt;
 
-/// A cost that rises by no more than this part from its least is flat: more than noise, less than anything that grows.
+/// A fitted cost that rises by no more than this part of the mean, from the first point to the last, is flat: more than
+/// noise, less than anything that grows.
 const FLAT: f64 = 0.3;
-/// A cost that rises by no more than this part of its least with each doubling is taken for a logarithm.
-const PER_DOUBLING: f64 = 0.1;
+/// A last point no further above the fitted logarithm than this part of it is on the logarithm.
+const ABOVE: f64 = 0.1;
 
-/// How a cost grows.
+/// How a cost grows: the logarithm that fits best, and how well it fits where there is most.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Verdict {
-    /// How much dearer the last point is than the cheapest before it, as a part of that.
+    /// By how much the cost rises with each doubling, as a part of the mean.
+    per_doubling: f64,
+    /// The same from the first point to the last.
     rise: f64,
-    /// How often the count doubled between the two.
-    doublings: f64,
+    /// By how much the last point lies above the logarithm, as a part of that.
+    above: f64,
 }
 
 impl Verdict {
-    /// What becomes of it from its cheapest point to its last one: before that, what is shared by more and more falls.
+    /// Least squares over at least two points.
     pub(crate) fn of(points: &[(u64, f64)]) -> Self {
-        let (Some(&last), Some(&least)) = (points.last(), points.iter().min_by(|a, b| a.1.total_cmp(&b.1))) else {
-            return Self { rise: 0.0, doublings: 0.0 };
-        };
-        Self { rise: last.1 / least.1 - 1.0, doublings: (last.0 as f64 / least.0 as f64).log2() }
+        let doublings = |count: u64| (count as f64).log2();
+        let number = points.len() as f64;
+        let mean_x = points.iter().map(|point| doublings(point.0)).sum::<f64>() / number;
+        let mean = points.iter().map(|point| point.1).sum::<f64>() / number;
+        let both: f64 = points.iter().map(|point| (doublings(point.0) - mean_x) * (point.1 - mean)).sum();
+        let square: f64 = points.iter().map(|point| (doublings(point.0) - mean_x).powi(2)).sum();
+        let slope = both / square;
+        let (first, last) = (points[0], points[points.len() - 1]);
+        let fitted = mean + slope * (doublings(last.0) - mean_x);
+        Self {
+            per_doubling: slope / mean,
+            rise: slope * (doublings(last.0) - doublings(first.0)) / mean,
+            above: last.1 / fitted - 1.0,
+        }
     }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.doublings == 0.0 {
-            return f.write_str("flat: cheapest where there is most");
-        }
-        let how = if self.rise <= FLAT {
-            "flat"
-        } else if self.rise <= PER_DOUBLING * self.doublings {
-            "logarithmic"
+        let (per_doubling, above) = (self.per_doubling * 100.0, self.above * 100.0);
+        // A falling cost lies above its fit at the end, where it becomes flat.
+        if self.rise > FLAT && self.above > ABOVE {
+            write!(f, "GROWS: {above:.0} % above a logarithm at the end")
+        } else if self.rise > FLAT {
+            write!(f, "logarithmic: {per_doubling:+.1} % with each doubling")
+        } else if self.rise < -FLAT {
+            write!(f, "falls: {per_doubling:+.1} % with each doubling")
         } else {
-            "GROWS"
-        };
-        write!(f, "{how}: {:+.0} % over the last {:.1} doublings", self.rise * 100.0, self.doublings)
+            write!(f, "flat: {per_doubling:+.1} % with each doubling")
+        }
     }
 }
