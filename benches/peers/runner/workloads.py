@@ -97,7 +97,7 @@ def plain_workloads(part: int) -> list[Workload]:
     small = ("cpu", "rate", "first_p50", "peak", "message")
     million = 1_000_000 // part
     stream = Load(responses=5 * million, calls=1)
-    arena = Load(responses=5_000, seconds=5.0 if part == 1 else 0.5, connections=64, streams=4)
+    arena = Load(responses=5_000, seconds=10.0 if part == 1 else 0.5, connections=64, streams=4)
     return [
         Workload(
             "stream", "One stream of small responses",
