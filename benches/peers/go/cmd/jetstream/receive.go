@@ -80,8 +80,17 @@ func (r *reception) consume(ctx context.Context, js jetstream.JetStream, run int
 		if reader.take(message.Data(), r.watch.Begin, o.responses) && r.unfinished.Add(-1) == 0 {
 			close(r.finished)
 		}
-	}, jetstream.ConsumeErrHandler(func(jetstream.ConsumeContext, error) { r.errors.Add(1) }))
+	}, o.pull(), jetstream.ConsumeErrHandler(func(jetstream.ConsumeContext, error) { r.errors.Add(1) }))
 	return err
+}
+
+// pull is how many messages a consumer asks for at once: as many as usual, but all consumers of a connection together at
+// most 48 MiB, since the server throws a connection out as slow when 64 MiB wait for it.
+func (o options) pull() jetstream.PullMaxMessages {
+	const aroundEach = 128 // bytes, for subjects
+	consumers := (o.runs + o.connections - 1) / o.connections
+	most := 48 << 20 / (consumers * (max(responseBytes, o.batchBytes) + aroundEach))
+	return jetstream.PullMaxMessages(max(1, min(most, jetstream.DefaultMaxMessages)))
 }
 
 // wait waits until every run has all of its responses.
