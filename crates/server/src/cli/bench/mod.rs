@@ -237,14 +237,13 @@ impl Bench {
         }
         if let Some(file) = &self.plot {
             let tally = &measured.tally;
-            let title = format!("{}: {} s", load.target, measured.time.as_secs_f64());
             let curves = [
                 ("first response", &tally.first_response),
                 ("gap", &tally.gap),
                 ("total", &tally.total),
                 ("latency", &tally.latency),
             ];
-            let written = std::fs::write(file, plot::svg(&title, &curves));
+            let written = std::fs::write(file, plot::svg(&report.title(), &curves));
             written.map_err(|why| Failed::Plot { file: file.clone(), why })?;
         }
         Ok(if measured.is_interrupted {

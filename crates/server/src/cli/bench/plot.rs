@@ -15,6 +15,8 @@ const BOTTOM: f64 = 64.0;
 
 /// Percentiles that are drawn at the least, as nines: two are 99 %.
 const NINES_MIN: f64 = 2.0;
+/// And at the most: more would not leave their names room.
+const NINES_MAX: f64 = 6.0;
 /// Points of a curve to a nine.
 const POINTS_PER_NINE: u32 = 40;
 
@@ -37,7 +39,7 @@ const STYLE: &str = "
 pub(super) fn svg(title: &str, curves: &[(&str, &Times)]) -> String {
     let curves: Vec<_> = curves.iter().filter(|(_, times)| !times.is_empty()).collect();
     let longest = curves.iter().map(|(_, times)| times.len()).max().unwrap_or(1);
-    let nines = (longest as f64).log10().ceil().max(NINES_MIN);
+    let nines = (longest as f64).log10().ceil().clamp(NINES_MIN, NINES_MAX);
     let least = curves.iter().map(|(_, times)| times.min()).min().unwrap_or(1).max(1);
     let greatest = curves.iter().map(|(_, times)| times.max()).max().unwrap_or(1).max(1);
     let axes = Axes::new(nines, least as f64, greatest as f64);
@@ -106,7 +108,7 @@ impl Axes {
 
     /// A curve ends where it has no more times: at its greatest.
     fn curve(&self, svg: &mut String, number: usize, times: &Times) {
-        let own_nines = (times.len() as f64).log10();
+        let own_nines = (times.len() as f64).log10().min(self.nines);
         let steps = (own_nines * f64::from(POINTS_PER_NINE)).ceil() as u32;
         let nines = (0..=steps).map(|step| (f64::from(step) / f64::from(POINTS_PER_NINE)).min(own_nines));
         let points = nines.map(|nines| (nines, times.value_at_quantile(1.0 - 10_f64.powf(-nines))));
@@ -183,6 +185,18 @@ mod tests {
             )
         );
         assert!(points.is_sorted_by(|a, b| a[0] <= b[0] && a[1] >= b[1]));
+    }
+
+    #[test]
+    fn a_curve_of_very_many_ends_at_the_edge() {
+        let mut many = times([1_000]);
+        many.record_n(2_000, 1_000_000_000).unwrap();
+        many.record(5_000_000).unwrap();
+        let svg = svg("many", &[("gap", &many)]);
+        assert!(svg.contains("99.9999</text>") && !svg.contains("99.99999"), "{svg}");
+        let axes = Axes::new(NINES_MAX, 1_000.0, 5_000_000.0);
+        let last = format!("L{:.1} {:.1}\"", axes.x(NINES_MAX), axes.y(many.max() as f64));
+        assert!(svg.contains(&last), "no {last} in {svg}");
     }
 
     #[test]

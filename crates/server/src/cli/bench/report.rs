@@ -99,6 +99,11 @@ impl Report {
         }
     }
 
+    /// What was measured, in a line.
+    pub(super) fn title(&self) -> String {
+        format!("{}: {} responses in {:.2} s", self.target, grouped(self.responses), self.seconds)
+    }
+
     pub(super) fn json(&self) -> String {
         serde_json::to_string(self).expect("it has names, numbers and texts")
     }
@@ -123,7 +128,7 @@ impl fmt::Display for Report {
         writeln!(f, "responses   {}, {rate}/s", grouped(self.responses))?;
         writeln!(f, "bytes       {}, {}/s", bytes(self.bytes as f64), bytes(self.bytes_per_second))?;
         match (self.sequences_checked, self.sequence_errors) {
-            (0, _) => writeln!(f, "sequences   not checked: this is no Outflow server")?,
+            (0, _) => writeln!(f, "sequences   not checked: no answer said which run it is of")?,
             (checked, 0) => writeln!(f, "sequences   follow without gap or repeat, {}", plural(checked, "stream"))?,
             (checked, errors) => {
                 writeln!(f, "sequences   {} in {}", plural(errors, "ERROR"), plural(checked, "stream"))?
