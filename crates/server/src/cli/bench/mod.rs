@@ -98,7 +98,7 @@ pub(super) struct Bench {
     /// Do the same for so long before, over connections of its own, and forget what was measured
     #[arg(long, value_name = "DURATION", value_parser = some_time)]
     warm_up: Option<Duration>,
-    /// Flow-control window of a stream. A connection has 16 of them, or, where this is at most 65535, that
+    /// Flow-control window of a stream. A connection has 16 of them; where this is at most 65535, only those 65535
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 24, value_parser = clap::value_parser!(u32).range(1..=i64::from(WINDOW_BYTES_MAX)))]
     window: u32,
     /// The largest HTTP/2 frame that the server may send
