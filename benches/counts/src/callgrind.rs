@@ -4,7 +4,7 @@ use std::{env, fs, path::PathBuf, process::Command};
 
 use crate::{
     Outcome,
-    work::{Threads, Work},
+    counted::{Threads, Work},
 };
 
 /// Processors differ, and glibc chooses by them how it copies and fills (16 % of what `emit` takes, here): without these it

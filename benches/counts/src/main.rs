@@ -10,13 +10,13 @@
 //!
 //! Each part of the work is done twice, by processes of their own, the second time twice as often: the difference is what
 //! the work takes, without the start of a process, its end, and what is done once. This file owns the order of that; what
-//! the work is, is in `work/`.
+//! the work is, is in `counted/`.
 
 use std::{env, process::ExitCode};
 
 mod callgrind;
+mod counted;
 mod recorded;
-mod work;
 
 // What no package shows, compiled here as it stands there: the names are those that its files know each other by.
 #[allow(dead_code, unreachable_pub, reason = "not all of it is counted, and this is no library")]
@@ -41,8 +41,8 @@ mod support;
 use outflow_engine::Limits;
 use status::Code;
 
+use counted::{WORK, Work};
 use recorded::{Counts, Judgement};
-use work::{WORK, Work};
 
 /// A failure is a sentence that names its subject.
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
 /// Does the work: this is what runs under callgrind.
 fn be_counted(name: &str, times: &str) -> Outcome<bool> {
     let times = times.parse()?;
-    (work::find(name)?.run)(times);
+    (counted::find(name)?.run)(times);
     Ok(true)
 }
 
@@ -79,7 +79,7 @@ fn only(arguments: &[&str]) -> Outcome<Vec<&'static Work>> {
         let ["--only", name] = pair else {
             return Err(format!("{pair:?} is neither `--record` nor `--only NAME`").into());
         };
-        wanted.push(work::find(name)?);
+        wanted.push(counted::find(name)?);
     }
     Ok(if wanted.is_empty() { WORK.iter().collect() } else { wanted })
 }

@@ -31,7 +31,7 @@ impl Counts {
         let mut text = String::new();
         writeln!(
             text,
-            "# Instructions, see `src/work/`. Written by `cargo run --release -p outflow-counts -- --record`, with"
+            "# Instructions, see `src/counted/`. Written by `cargo run --release -p outflow-counts -- --record`, with"
         )?;
         for program in ["rustc", "valgrind"] {
             writeln!(text, "# {}", version(program)?)?;

@@ -21,7 +21,7 @@ const WOKEN_AT_LEAST: usize = 32;
 /// Tasks that wake the same other task, the streams of one connection for example. They are woken one after the other, so
 /// that it has something from all of them when it runs, and before what they touched has left the processor's caches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Group(pub u32);
+pub struct Neighbours(pub u32);
 
 thread_local! {
     static HERE: RefCell<Option<Bell>> = const { RefCell::new(None) };
@@ -39,7 +39,7 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    wakers: Vec<(Group, Waker)>,
+    wakers: Vec<(Neighbours, Waker)>,
     ringer: Option<Waker>,
     rings: u64,
     settled: u64,
@@ -72,7 +72,7 @@ impl Bell {
             })
             .await;
             if wakers.len() > WOKEN_AT_LEAST {
-                wakers.sort_by_key(|(group, _)| *group);
+                wakers.sort_by_key(|(neighbours, _)| *neighbours);
             }
             while !wakers.is_empty() {
                 wakers.drain(..first_batch(&wakers)).for_each(|(_, waker)| waker.wake());
@@ -87,7 +87,7 @@ impl Bell {
     }
 
     /// Puts `wakers` here and rings, if nobody had. What it gives can be waited for.
-    fn ring(&self, wakers: &mut Vec<(Group, Waker)>) -> Rung {
+    fn ring(&self, wakers: &mut Vec<(Neighbours, Waker)>) -> Rung {
         let mut state = self.0.state.lock();
         if state.is_gone {
             drop(state);
@@ -111,11 +111,11 @@ impl Bell {
     }
 }
 
-/// How many of `wakers`, which are in the order of their groups, to wake first: whole groups, if they are not too big.
-fn first_batch(wakers: &[(Group, Waker)]) -> usize {
+/// How many of `wakers`, with neighbours next to each other, to wake first: all of some neighbours, if they are not too many.
+fn first_batch(wakers: &[(Neighbours, Waker)]) -> usize {
     let mut batch = 0;
-    for group in wakers.chunk_by(|a, b| a.0 == b.0) {
-        batch += group.len();
+    for neighbours in wakers.chunk_by(|a, b| a.0 == b.0) {
+        batch += neighbours.len();
         if batch >= WOKEN_AT_LEAST {
             break;
         }
@@ -157,19 +157,18 @@ struct Rung {
 #[derive(Debug)]
 pub(crate) struct Alarm {
     waker: Waker,
-    group: Group,
     bell: Option<Bell>,
 }
 
 impl Alarm {
-    /// For the task of `waker`, which is being polled on this thread and is one of `group`.
-    pub(crate) fn new(waker: &Waker, group: Group) -> Self {
-        Self { waker: waker.clone(), group, bell: HERE.with(|here| here.borrow().clone()) }
+    /// For the task of `waker`, which is being polled on this thread.
+    pub(crate) fn new(waker: &Waker) -> Self {
+        Self { waker: waker.clone(), bell: HERE.with(|here| here.borrow().clone()) }
     }
 
     /// For a task that is woken by itself.
     pub(crate) fn alone(waker: &Waker) -> Self {
-        Self { waker: waker.clone(), group: Group::default(), bell: None }
+        Self { waker: waker.clone(), bell: None }
     }
 
     pub(crate) fn is_for(&self, waker: &Waker) -> bool {
@@ -185,16 +184,17 @@ impl Alarm {
 /// Alarms that go off together.
 #[derive(Default)]
 pub(crate) struct Alarms {
-    by_bell: Vec<(Bell, Vec<(Group, Waker)>)>,
+    by_bell: Vec<(Bell, Vec<(Neighbours, Waker)>)>,
     others: Vec<Waker>,
 }
 
 impl Alarms {
-    pub(crate) fn add(&mut self, Alarm { waker, group, bell }: Alarm) {
+    /// Has `alarm` go off with the others, and next to those of its neighbours.
+    pub(crate) fn add(&mut self, neighbours: Neighbours, Alarm { waker, bell }: Alarm) {
         let Some(bell) = bell else { return self.others.push(waker) };
         match self.by_bell.iter_mut().find(|(known, _)| known.is(&bell)) {
-            Some((_, wakers)) => wakers.push((group, waker)),
-            None => self.by_bell.push((bell, vec![(group, waker)])),
+            Some((_, wakers)) => wakers.push((neighbours, waker)),
+            None => self.by_bell.push((bell, vec![(neighbours, waker)])),
         }
     }
 
@@ -253,7 +253,7 @@ mod tests {
         let mut alarms = Alarms::default();
         for task in 0..1_000 {
             let waker = Waker::from(Arc::new(Count(woken.clone())));
-            alarms.add(Alarm::new(&waker, Group(task % 3)));
+            alarms.add(Neighbours(task % 3), Alarm::new(&waker));
         }
         alarms.go_off();
         let mut seen = vec![0];
@@ -266,11 +266,11 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_woken_whole_unless_they_are_too_big() {
-        let batches = |groups: &[usize]| {
+    fn neighbours_are_woken_together_unless_they_are_too_many() {
+        let batches = |counts: &[usize]| {
             let mut wakers = Vec::new();
-            for (group, tasks) in groups.iter().enumerate() {
-                wakers.extend((0..*tasks).map(|_| (Group(group as u32), Waker::noop().clone())));
+            for (number, tasks) in counts.iter().enumerate() {
+                wakers.extend((0..*tasks).map(|_| (Neighbours(number as u32), Waker::noop().clone())));
             }
             let mut batches = Vec::new();
             while !wakers.is_empty() {

@@ -61,7 +61,7 @@ mod task;
 mod time;
 mod window;
 
-pub use bell::{Bell, Group};
+pub use bell::{Bell, Neighbours};
 pub use budget::Budget;
 pub use chunk::Chunk;
 pub use emitter::{Cleanup, Emitter};

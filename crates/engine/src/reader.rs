@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    Delivery, Durability, Group, Leave, Run, RunId, Sequence, Store,
+    Delivery, Durability, Leave, Neighbours, Run, RunId, Sequence, Store,
     replay::Replay,
     run::{Attached, Next},
 };
@@ -36,9 +36,9 @@ impl Reader {
         Self { run, place, store: Some(store), replay: None }
     }
 
-    /// Has it woken together with the other readers of `group`: those whose tasks wake the same other task.
-    pub fn woken_with(&mut self, group: Group) {
-        self.run.group(self.place, group);
+    /// Has it woken next to its neighbours: readers whose tasks wake the same other task.
+    pub fn woken_with(&mut self, neighbours: Neighbours) {
+        self.run.seat(self.place, neighbours);
     }
 
     /// The run it reads.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use outflow_engine::{
     Code, Delivery, EmitError, Emitter, End, Engine, Finish, Job, JobError, JobErrors, Leave, Limits, PayloadKind,
-    Placement, Plan, Principal, Reader, Refusal, Request, Source,
+    Placement, Plan, Reader, Refusal, Request, Source,
 };
 use outflow_proto::protobuf::Response;
 use prost::Message as _;
@@ -470,39 +470,4 @@ async fn computing_jobs_beside_each_other_lose_nothing() {
         assert_eq!((response.sequence, &response.result), (at as u64 + 1, &format!("{job} {}", next[job])));
         next[job] += 1;
     }
-}
-
-/// An engine whose jobs run on a runtime of theirs, and that runtime.
-fn computing(plan: impl Fn() -> Plan + Send + Sync + 'static) -> (Engine, tokio::runtime::Runtime) {
-    let compute = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let source = Planned(move |_: &Request| Ok(plan()));
-    let engine = Engine::builder(Limits::default()).default_source("test", Arc::new(source));
-    (engine.compute(compute.handle().clone()).build(), compute)
-}
-
-async fn begins_and_waits(emitter: Emitter) -> Result<(), JobError> {
-    emitter.emit("begun").await?;
-    pending().await
-}
-
-#[tokio::test]
-async fn a_run_whose_jobs_lose_their_runtime_is_never_complete() {
-    let (engine, compute) = computing(|| one(begins_and_waits).job(Job::new(begins_and_waits)).jobs_at_once(1));
-    let mut reader = start(&engine);
-    assert!(matches!(reader.next().await, Delivery::Chunk(_)));
-    compute.shutdown_background();
-    let Delivery::Finished(finish) = reader.next().await else { panic!("nothing else was emitted") };
-    assert_eq!(finish.end, Some(End::Interrupted("the runtime of its jobs was shut down".into())));
-}
-
-#[tokio::test]
-async fn a_journaled_run_whose_jobs_lose_their_runtime_is_left_for_a_restart() {
-    let (engine, compute) = computing(|| one(begins_and_waits).repeatable());
-    let request = Request::new(1).lingering(Duration::from_secs(600));
-    let mut reader = engine.fetch(&request, 1).await.unwrap();
-    assert!(matches!(reader.next().await, Delivery::Chunk(_)));
-    compute.shutdown_background();
-    tokio::time::timeout(Duration::from_millis(300), reader.next()).await.expect_err("it has not ended");
-    let run = engine.run(&Principal::Anonymous, &reader.run_id().to_string()).await.unwrap();
-    assert_eq!(run.record.ended, None);
 }

@@ -7,7 +7,7 @@
 
 #[path = "../../engine/benches/support/mod.rs"]
 mod support;
-#[path = "../../../benches/counts/src/work/body.rs"]
+#[path = "../../../benches/counts/src/counted/body.rs"]
 mod work;
 
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! Keeps what the allocator holds near to what is used, and gives memory back to the system when a burst is over. glibc keeps what was freed: ten thousand idle streams that had
-//! each sent 100 KB held 40 KiB each, for good. It knows how much the runs hold, and nothing of what they are; the store,
-//! whose memory is not counted there, says itself when it has let go of some.
+//! Keeps what the allocator holds near to what is used, and gives memory back to the system when a burst is over. glibc keeps
+//! what was freed: ten thousand idle streams that had each sent 100 KB held 40 KiB each, for good. It knows how much the runs
+//! hold, and nothing of what they are; the store, whose memory is not counted there, says itself when it has let go of some.
 
 use std::time::Duration;
 

@@ -4,10 +4,7 @@ use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use super::{Run, State, record::Repeat};
 use crate::{
-    EmitError, End, JobError, JobIndex, Payload, PayloadKind, Record,
-    bell::{Alarm, Group},
-    frame::Part,
-    journal::Content,
+    EmitError, End, JobError, JobIndex, Payload, PayloadKind, Record, bell::Alarm, frame::Part, journal::Content,
 };
 
 /// What came of an attempt to append.
@@ -156,7 +153,7 @@ impl Run {
             }
             // All of them are woken together, so the list never outgrows the tasks that wait.
             if !state.waiting.iter().any(|alarm| alarm.is_for(cx.waker())) {
-                state.waiting.push(Alarm::new(cx.waker(), Group::default()));
+                state.waiting.push(Alarm::new(cx.waker()));
             }
             Poll::Pending
         })

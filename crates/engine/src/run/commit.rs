@@ -162,7 +162,7 @@ impl Run {
         if recording.visible > seen || recording.is_ended {
             // One that is behind has enough to do.
             let waiting = state.readers.iter_mut().filter(|(_, reader)| reader.is_live || recording.is_ended);
-            waiting.filter_map(|(_, reader)| reader.alarm.take()).for_each(|alarm| alarms.add(alarm));
+            waiting.for_each(|(_, reader)| reader.sound(alarms));
         }
         if others_wait {
             recording.tell_others();

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{Run, State, wake};
 use crate::{
     Chunk, End, Finish, Leave, Limits, Record, Refusal, Sequence,
-    bell::{Alarm, Alarms, Group},
+    bell::{Alarm, Alarms, Neighbours},
 };
 
 /// What a reader is given next.
@@ -60,7 +60,7 @@ pub(super) struct Cursor {
     /// Tells readers apart that had the same key one after the other.
     number: u32,
     /// Whom it is woken with.
-    group: Group,
+    neighbours: Neighbours,
     /// The next sequence it wants.
     next: Sequence,
     /// The last sequence it wants at all.
@@ -79,9 +79,17 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    fn waits(&mut self, alarm: impl FnOnce(Group) -> Alarm, cx: &Context<'_>) {
+    /// Has it woken, if it waits.
+    #[inline]
+    pub(super) fn sound(&mut self, alarms: &mut Alarms) {
+        if let Some(alarm) = self.alarm.take() {
+            alarms.add(self.neighbours, alarm);
+        }
+    }
+
+    fn waits(&mut self, alarm: impl FnOnce() -> Alarm, cx: &Context<'_>) {
         if !self.alarm.as_ref().is_some_and(|alarm| alarm.is_for(cx.waker())) {
-            self.alarm = Some(alarm(self.group));
+            self.alarm = Some(alarm());
         }
     }
 }
@@ -110,7 +118,7 @@ impl Run {
         state.readers_ever = number.wrapping_add(1);
         let key = state.readers.insert(Cursor {
             number,
-            group: Group::default(),
+            neighbours: Neighbours::default(),
             next: Sequence(after.0 + 1),
             last_wanted: Sequence(limit.map_or(u64::MAX, |limit| after.0.saturating_add(limit.get()))),
             alarm: None,
@@ -137,9 +145,9 @@ impl Run {
         Ok(Attached { key: key as u32, number })
     }
 
-    /// Has the reader woken with others of `group`.
-    pub(crate) fn group(&self, place: Attached, group: Group) {
-        self.state.lock().readers[place.key()].group = group;
+    /// Has the reader woken next to its neighbours.
+    pub(crate) fn seat(&self, place: Attached, neighbours: Neighbours) {
+        self.state.lock().readers[place.key()].neighbours = neighbours;
     }
 
     /// Readers attached now.
@@ -172,7 +180,7 @@ impl Run {
         if let Some(finish) = Self::finish(&mut state, place, last, true) {
             return Poll::Ready(Next::Delivery(finish));
         }
-        state.readers[place.key()].waits(|_| Alarm::alone(cx.waker()), cx);
+        state.readers[place.key()].waits(|| Alarm::alone(cx.waker()), cx);
         Poll::Pending
     }
 
@@ -197,7 +205,7 @@ impl Run {
             reader.is_live = serves;
             if !serves {
                 // Nothing new wakes it, but whoever ends its stream does.
-                reader.waits(|group| Alarm::new(cx.waker(), group), cx);
+                reader.waits(|| Alarm::new(cx.waker()), cx);
                 return Poll::Ready(Next::Behind { next, visible });
             }
             if let Some(chunk) = recording.window.take(next, reader.last_wanted) {
@@ -209,7 +217,7 @@ impl Run {
         if let Some(finish) = Self::finish(state, place, visible, is_told) {
             return Poll::Ready(Next::Delivery(finish));
         }
-        state.readers[place.key()].waits(|group| Alarm::new(cx.waker(), group), cx);
+        state.readers[place.key()].waits(|| Alarm::new(cx.waker()), cx);
         Poll::Pending
     }
 
@@ -284,7 +292,7 @@ impl Run {
         }
         let (next, after) = (reader.next, reader.next.0 - 1);
         reader.left = Some(Box::new(cause.clone()));
-        reader.alarm.take().into_iter().for_each(|alarm| alarms.add(alarm));
+        reader.sound(alarms);
         let was_live = std::mem::take(&mut reader.is_live);
         let Some(recording) = &mut state.recording else {
             state.last_left = Some(Box::new((cause, after)));

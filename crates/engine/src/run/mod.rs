@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::{
     Budget, End, Leave, Limits, PayloadKind, RunId, RunRecord, Start,
-    bell::{Alarm, Alarms},
+    bell::{Alarm, Alarms, Neighbours},
     committer::Queue,
     frame::{Field, payload_bytes_max},
     journal::Journal,
@@ -71,7 +71,7 @@ struct State {
 fn wake(waiting: &mut Vec<Alarm>, alarms: &mut Alarms) {
     // With their place: a run may be idle for hours after a burst.
     for alarm in mem::take(waiting) {
-        alarms.add(alarm);
+        alarms.add(Neighbours::default(), alarm);
     }
 }
 
@@ -184,9 +184,7 @@ impl Run {
         state.end = Some(Box::new(end));
         wake(&mut state.waiting, alarms);
         match &mut state.recording {
-            None => {
-                state.readers.iter_mut().filter_map(|(_, reader)| reader.alarm.take()).for_each(|a| alarms.add(a))
-            }
+            None => state.readers.iter_mut().for_each(|(_, reader)| reader.sound(alarms)),
             // Who reads it is told when that is durable.
             Some(_) => self.enqueue(state),
         }

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use outflow_engine::{Closer, Group, Leave, Reader};
+use outflow_engine::{Closer, Leave, Neighbours, Reader};
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use slab::Slab;
@@ -53,12 +53,12 @@ impl Streams {
     }
 
     /// What the streams of one more connection have in common.
-    pub(crate) fn connection(&self) -> Group {
-        Group(self.connections.fetch_add(1, Ordering::Relaxed))
+    pub(crate) fn connection(&self) -> Neighbours {
+        Neighbours(self.connections.fetch_add(1, Ordering::Relaxed))
     }
 
     /// A control for a stream of a connection that is about to begin.
-    pub(crate) fn control(&self, connection: Group) -> Arc<StreamControl> {
+    pub(crate) fn control(&self, connection: Neighbours) -> Arc<StreamControl> {
         Arc::new(StreamControl {
             connection,
             sweep: self.sweep.clone(),
@@ -134,7 +134,7 @@ pub(crate) struct StreamControl {
     sweep: Arc<AtomicU64>,
     /// Beside the lock rather than behind it, for the same reason.
     body_waits: AtomicBool,
-    connection: Group,
+    connection: Neighbours,
     state: Mutex<State>,
 }
 

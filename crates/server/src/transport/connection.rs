@@ -13,7 +13,7 @@ use std::{
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::Service};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use outflow_engine::Group;
+use outflow_engine::Neighbours;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -46,7 +46,7 @@ pub(crate) async fn serve<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (wire, handle) = Wire::new(socket);
-    let executor = Executor(Arc::new(Own { group: streams.connection(), streams, next: Mutex::new(None) }));
+    let executor = Executor(Arc::new(Own { neighbours: streams.connection(), streams, next: Mutex::new(None) }));
     let calls = Calls { services, own: executor.0.clone() };
     let mut connection = pin!(
         http2::Builder::new(executor)
@@ -117,7 +117,7 @@ struct Own {
     /// Those of its worker.
     streams: Arc<Streams>,
     /// Theirs among those.
-    group: Group,
+    neighbours: Neighbours,
     /// The stream whose call was just answered. hyper calls the service and then the executor, one after the other on one
     /// task, so a cell hands it over.
     next: Mutex<Option<Next>>,
@@ -144,7 +144,7 @@ impl Service<Request<Incoming>> for Calls {
             Ok(deadline) => (deadline, None),
             Err(status) => (None, Some(grpc::refuse(&status))),
         };
-        let control = self.own.streams.control(self.own.group);
+        let control = self.own.streams.control(self.own.neighbours);
         *self.own.next.lock() = Some(Next { control: control.clone(), deadline });
         Infallibly(refusal.unwrap_or_else(|| self.services.answer(call, control, deadline)))
     }
