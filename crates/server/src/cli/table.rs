@@ -210,7 +210,7 @@ fn durability(run: &Run) -> Option<&'static str> {
 }
 
 /// Words of others, which must not move a terminal's cursor.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let escaped = |c: char| if c.is_control() { c.escape_default().collect() } else { c.to_string() };
     text.chars().map(escaped).collect()
 }

@@ -138,6 +138,15 @@ fn latency_is_measured_by_the_stamps_in_the_texts() {
     }
     let (report, _) = bench(&server.address, &[&ONE_JOB[..], &["--stamps"]].concat());
     assert_eq!(report["latency_us"]["count"], 0, "texts without stamps have no latency");
+    let (output, _) = run(&[&["bench", "--server", &server.address, "--stamps"], &ONE_JOB[..]].concat());
+    assert!(text(&output.stdout).contains("--param stamp=true"), "and that is said, with what to do");
+}
+
+#[test]
+fn what_a_server_says_is_shown_as_it_is() {
+    let server = Server::start(&[]);
+    let (output, _) = run(&["bench", "--server", &server.address, "--run", "zzz"]);
+    assert!(text(&output.stdout).contains("another principal's"), "{}", text(&output.stdout));
 }
 
 #[test]

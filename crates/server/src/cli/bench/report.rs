@@ -6,6 +6,7 @@ use outflow_client::Code;
 use serde::Serialize;
 
 use super::{
+    super::table::clean,
     load::{Load, Measured},
     tally::Times,
 };
@@ -122,7 +123,7 @@ impl fmt::Display for Report {
         let ends = if ends.is_empty() { "none".into() } else { ends.join(", ") };
         writeln!(f, "calls       {} in {:.3} s: {ends}", grouped(self.calls), self.seconds)?;
         for (status, message) in &self.messages {
-            writeln!(f, "            {status}: {}", message.escape_debug())?;
+            writeln!(f, "            {status}: {}", clean(message))?;
         }
         let rate = grouped(self.responses_per_second.round() as u64);
         writeln!(f, "responses   {}, {rate}/s", grouped(self.responses))?;
@@ -158,6 +159,9 @@ impl fmt::Display for Report {
                 write!(f, " {shown:>9}")?;
             }
             writeln!(f)?;
+        }
+        if self.responses > 0 && self.latency_us.is_some_and(|latency| latency.count == 0) {
+            writeln!(f, "\nNo text began with a stamp; `simulate` writes them with --param stamp=true")?;
         }
         Ok(())
     }
