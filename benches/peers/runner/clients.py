@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .process import Failure, Process, Supervisor, process_cpu_seconds
-from .servers import Programs, Running, Server
+from .servers import CLIENT_PROGRAMS, Programs, Running, Server
 from .workloads import Load
 
 # As far as HTTP/2 goes, and as our own client library has it.
@@ -76,8 +76,8 @@ def command(client: str, server: Server, running: Running, load: Load, programs:
     """What the client is started with."""
     address = f"127.0.0.1:{running.port}"
     parameters = load.parameters(batch=server.program == "outflow" and server.name != "outflow-emit")
-    if client == "grpc-go":
-        line = [programs.path("grpc-go-client"), "-server", address]
+    if client in CLIENT_PROGRAMS:
+        line = [programs.path(CLIENT_PROGRAMS[client]), "-server", address]
         dash, parameter = "-", "-param"
     elif server.program == "nats-server":
         return jetstream_command(server, running, load, programs)
@@ -89,7 +89,7 @@ def command(client: str, server: Server, running: Running, load: Load, programs:
         line = [programs.path("outflow"), "bench", str(load.id), "--server", f"{scheme}://{address}", "--format", "json"]
         line += WINDOWS[client]
         dash, parameter = "--", "--param"
-    if client == "grpc-go" and load.id != 1:
+    if client in CLIENT_PROGRAMS and load.id != 1:
         line += ["-id", str(load.id)]
     for value in parameters:
         line += [parameter, value]

@@ -129,6 +129,13 @@ class Results:
         known = [value for value in values if value is not None]
         return Figure(tuple(known)) if known and len(known) == len(values) else None
 
+    def by_round(self, workload: str, client: str, server: str, metric: str) -> dict[int, float]:
+        """The same by round, for what is compared within rounds."""
+        if self.figure(workload, client, server, metric) is None:
+            return {}
+        of = METRICS[metric].of
+        return {sample["round"]: of(sample) or 0.0 for sample in self.rows[workload, client, server]}
+
     def ratio(self, workload: str, client: str, server: str, versus: str, metric: str) -> float | None:
         """Of the medians."""
         one, other = self.figure(workload, client, server, metric), self.figure(workload, client, versus, metric)

@@ -1,5 +1,6 @@
 """What was measured with what: the machine, and the versions of everything that is compared. No names of hosts, no paths."""
 
+import hashlib
 import os
 import platform
 import re
@@ -52,7 +53,11 @@ def output(command: list[str]) -> str:
 
 def versions(programs: dict[str, Path]) -> dict[str, str]:
     """What is compared, as its lock files or the programs themselves say."""
-    found = {"outflow": revision(), "rustc": output(["rustc", "--version"]).removeprefix("rustc ")}
+    found = {
+        "outflow": revision(),
+        "outflow's program": digest(programs["outflow"]),
+        "rustc": output(["rustc", "--version"]).removeprefix("rustc "),
+    }
     found["Go"] = output(["go", "env", "GOVERSION"]).removeprefix("go")
     modules = read(PEERS / "go" / "go.mod")
     for name, module in (
@@ -80,10 +85,17 @@ def nginx() -> str:
     return output([program, "-v"]) if program else ""
 
 
+def digest(program: Path) -> str:
+    """What tells a program from one that was built of something else."""
+    with program.open("rb") as content:
+        return f"sha256 {hashlib.file_digest(content, 'sha256').hexdigest()[:12]}"
+
+
 def revision() -> str:
-    """The commit, and whether something was changed since."""
-    commit = output(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"])
-    changed = output(["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no"])
+    """The last commit that changed more than prose, and whether something was changed since."""
+    code = ["--", ".", ":(exclude)docs", ":(exclude)*.md"]
+    commit = output(["git", "-C", str(ROOT), "log", "-1", "--abbrev=12", "--format=%h", *code])
+    changed = output(["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", *code])
     return commit + (" with changes" if changed else "")
 
 

@@ -1,44 +1,50 @@
-"""The command line: builds, measures in rounds, keeps the raw results, and has the page written."""
+"""The command line: builds, measures in rounds, keeps the raw results after each measurement, and has the page written."""
 
 import argparse
+import contextlib
 import datetime
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from . import machine
+from . import machine, plan, results
 from .machine import PEERS, ROOT
 from .measure import Bench
 from .page import Page
 from .process import Supervisor
-from .servers import SERVERS, Programs
-from .workloads import CLIENTS, Workload, left_out, workloads
+from .servers import CLIENT_PROGRAMS, SERVERS, Programs
+from .workloads import CLIENTS, workloads
 
 TRANSPORTS = ("plain",)
 # What `benches/peers/build` makes, as far as it can be had.
 BUILT = (
     *("grpc-go-server", "grpc-go-client", "jetstream", "nats-server"),
-    *("tonic-mpsc", "tonic-ready", "connect", "raw-tcp", "grpc-cpp", "nginx-h2c"),
+    *("tonic-mpsc", "tonic-ready", "connect", "raw-tcp", "grpc-cpp", "nginx-h2c", "tonic-client", "outflow-client"),
 )
-Cell = tuple[Workload, str, list[str]]
+ROUNDS = 5
 
 
 def arguments(description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [workload.name for workload in workloads(quick=False)]
-    parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="default 5")
+    parser.add_argument("--rounds", type=positive, metavar="N", help=f"default {ROUNDS}")
     parser.add_argument("--only", action="append", choices=SERVERS, metavar="SERVER",
                         help=f"only this server, again for more: {', '.join(SERVERS)}")  # fmt: skip
     parser.add_argument("--workload", action="append", choices=names, metavar="NAME",
                         help=f"only this workload, again for more: {', '.join(names)}")  # fmt: skip
     parser.add_argument("--client", action="append", choices=CLIENTS, metavar="NAME",
                         help=f"only this client, again for more: {', '.join(CLIENTS)}")  # fmt: skip
+    parser.add_argument("--continue", action="store_true", dest="proceed",
+                        help="keep what --out has measured, and measure what is missing of what is selected; refused where "
+                             "machine or programs are not those of then")  # fmt: skip
+    parser.add_argument("--redo", action="store_true",
+                        help="continue, but measure all anew that --only, --workload and --client select")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a hundredth of the work and one round, to see that it runs")
     parser.add_argument("--transport", choices=TRANSPORTS, default=TRANSPORTS[0], help="how servers are spoken with")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep the raw results here, or with --from-results read them")
@@ -52,6 +58,11 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--s2", type=Path, metavar="PROGRAM",
                         help="measure s2-lite with this `s2` (cargo install s2-cli); it listens on all addresses")  # fmt: skip
     options = parser.parse_args()
+    options.proceed |= options.redo
+    if options.proceed and (options.out is None or options.from_results):
+        parser.error("--continue and --redo want --out and a measurement")
+    if options.out and options.out.exists() and not (options.proceed or options.from_results):
+        parser.error(f"{options.out} is there already: --continue it, or name another file")
     if options.from_results and (options.out is None or options.page is None):
         parser.error("--from-results wants --out and --page")
     if options.page and options.quick and options.page == ROOT / "docs" / "performance.md":
@@ -87,39 +98,11 @@ def find_programs(options: argparse.Namespace) -> dict[str, Path]:
 
 
 def absent(programs: dict[str, Path]) -> dict[str, str]:
-    reasons = {server.program: "was not built here" for server in SERVERS.values() if server.program not in programs}
+    wanted = [*(server.program for server in SERVERS.values()), *CLIENT_PROGRAMS.values()]
+    reasons = {program: "was not built here" for program in wanted if program not in programs}
     if "s2" in reasons:
         reasons["s2"] = "was not asked for (`--s2`)"
     return reasons
-
-
-def cells(options: argparse.Namespace, programs: dict[str, Path]) -> list[Cell]:
-    """What is measured in each round: for each workload and client the servers that can do it."""
-    found: list[Cell] = []
-    for workload in workloads(quick=options.quick):
-        if options.workload and workload.name not in options.workload:
-            continue
-        for client in workload.clients:
-            if options.client and client not in options.client:
-                continue
-            if client == "grpc-go" and "grpc-go-client" not in programs:
-                continue
-            servers = [
-                server
-                for server in workload.servers
-                if (not options.only or server in options.only)
-                and SERVERS[server].program in programs
-                and left_out(workload, client, server) is None
-            ]
-            if servers:
-                found.append((workload, client, servers))
-    return found
-
-
-def rotated(servers: list[str], turn: int) -> list[str]:
-    """Round for round another one is the first."""
-    at = (turn - 1) % len(servers)
-    return servers[at:] + servers[:at]
 
 
 def stolen() -> tuple[int, int]:
@@ -128,51 +111,85 @@ def stolen() -> tuple[int, int]:
     return ticks[7], sum(ticks)
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    programs = find_programs(options)
-    if "outflow" not in programs:
-        sys.exit("no outflow was built")
-    rounds = 1 if options.quick else options.rounds
-    folder = options.build_dir.absolute() / "work"
-    folder.mkdir(parents=True, exist_ok=True)
-    todo = cells(options, programs)
-    raw: dict[str, Any] = {
-        "format": 1, "date": datetime.date.today().isoformat(), "quick": options.quick, "rounds": rounds,
+def ready(options: argparse.Namespace, programs: dict[str, Path], folder: Path) -> results.Raw:
+    """Results with nothing in them, or those that are continued."""
+    raw: results.Raw = {
+        "format": results.FORMAT, "quick": options.quick, "rounds": options.rounds or (1 if options.quick else ROUNDS),
         "transport": options.transport, "machine": machine.machine() | {"file system": machine.disk_of(folder)},
-        "versions": machine.versions(programs), "absent": absent(programs), "loads": [], "stolen": 0.0, "samples": [],
+        "versions": machine.versions(programs), "absent": absent(programs),
+        "parts": [{"date": datetime.date.today().isoformat(), "loads": [], "stolen_ticks": 0, "ticks": 0}], "samples": [],
     }  # fmt: skip
-    count, began, stolen_before = rounds * sum(len(servers) for _, _, servers in todo), time.monotonic(), stolen()
-    try:
-        with Supervisor(folder) as supervisor:
-            bench = Bench(Programs(programs), supervisor, folder, options.transport)
-            for turn in range(1, rounds + 1):
-                raw["loads"].append(os.getloadavg()[0])
-                for workload, client, servers in todo:
-                    for server in rotated(servers, turn):
-                        sample = bench.sample(workload, client, server, turn)
-                        raw["samples"].append(sample)
-                        said = sample.get("failure") or f"{sample['server_cpu_seconds']:.3f} s of CPU"
-                        place = f"{len(raw['samples'])}/{count}, {time.monotonic() - began:.0f} s"
-                        say(f"{place}: {workload.name} {client} {server}: {said}")
-    finally:
-        # Also what an interrupted run has measured.
-        now = stolen()
-        raw["stolen"] = (now[0] - stolen_before[0]) / max(1, now[1] - stolen_before[1])
-        keep(raw, options.out)
-        # Gigabytes; what the processes wrote stays.
-        shutil.rmtree(folder / "frames", ignore_errors=True)
+    if not (options.proceed and options.out.exists()):
+        return raw
+    old = results.read(options.out)
+    if options.rounds is None:
+        raw["rounds"] = old["rounds"]
+    raw = results.joined(old, raw)
+    if options.redo:
+        dropped = results.drop(raw, lambda key: plan.selected(options, *key[1:]))
+        say(f"{dropped} measurements are dropped, to be made again")
+    say(f"{len(results.measured(raw))} measurements are kept")
     return raw
 
 
-def keep(raw: dict[str, Any], file: Path | None) -> None:
-    """Written whole or not at all."""
-    if file is not None:
-        beside = file.with_name(file.name + ".new")
-        beside.write_text(json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
-        beside.replace(file)
+def measure(options: argparse.Namespace) -> results.Raw:
+    programs = find_programs(options)
+    if "outflow" not in programs:
+        sys.exit("no outflow was built")
+    folder = options.build_dir.absolute() / "work"
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        return measure_in(folder, options, programs)
 
 
-def write_page(raw: dict[str, Any], file: Path) -> None:
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Two runs at once would disturb each other, and in one folder destroy each other's data."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise results.Refused("another run is measuring in this folder; --build-dir names one") from None
+        yield
+
+
+def measure_in(folder: Path, options: argparse.Namespace, programs: dict[str, Path]) -> results.Raw:
+    raw = ready(options, programs, folder)
+    steps = plan.steps(plan.cells(options, programs), raw["rounds"], results.measured(raw))
+    estimate, part, turn = plan.Estimate.of(raw), raw["parts"][-1], 0
+    say(f"{len(steps)} measurements, {expected(estimate, steps)}")
+    before = stolen()
+    try:
+        with Supervisor(folder) as supervisor:
+            bench = Bench(Programs(programs), supervisor, folder, options.transport)
+            for place, step in enumerate(steps, 1):
+                if step.turn != turn:
+                    turn = step.turn
+                    part["loads"].append(os.getloadavg()[0])
+                sample = bench.sample(step.workload, step.client, step.server, turn) | {"part": len(raw["parts"]) - 1}
+                raw["samples"].append(sample)
+                estimate.learn(sample)
+                now = stolen()
+                part["stolen_ticks"], part["ticks"] = now[0] - before[0], now[1] - before[1]
+                # After each, so that whatever ends this run leaves what it has measured.
+                results.keep(raw, options.out)
+                said = sample.get("failure") or f"{sample['server_cpu_seconds']:.3f} s of CPU in {sample['took_seconds']:.1f} s"
+                say(f"{place}/{len(steps)}: round {turn}, {step.workload.name} {step.client} {step.server}: {said}")
+                if place % 10 == 0:
+                    say(f"{len(steps) - place} more, {expected(estimate, steps[place:])}")
+    finally:
+        # Gigabytes; what the processes wrote stays.
+        shutil.rmtree(folder / "frames", ignore_errors=True)
+    results.keep(raw, options.out)
+    return raw
+
+
+def expected(estimate: plan.Estimate, left: list[plan.Step]) -> str:
+    seconds = estimate.seconds(left)
+    return f"about {seconds / 60:.0f} min, until about {plan.until(seconds, datetime.datetime.now())}"
+
+
+def write_page(raw: results.Raw, file: Path) -> None:
     notes = PEERS / "notes.md"
     page = Page(raw, notes.read_text() if notes.is_file() else "")
     text = page.render()
@@ -196,13 +213,16 @@ def main(description: str | None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     try:
         if options.from_results:
-            raw = json.loads(options.out.read_text())
+            raw = results.read(options.out)
         else:
             build(options)
             raw = measure(options)
     except KeyboardInterrupt:
         say("interrupted")
         return 130
+    except results.Refused as refused:
+        say(f"refused: {refused}")
+        return 1
     except subprocess.CalledProcessError as error:
         say(f"outflow was not built: {error}")
         return 1

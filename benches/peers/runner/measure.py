@@ -44,6 +44,7 @@ class Bench:
         }  # fmt: skip
         data = self.folder / "data"
         servers.remove_data(data)
+        began = time.monotonic()
         try:
             measured, commands = self.measure(workload, client, SERVERS[server], data)
         except (Failure, OSError) as failure:
@@ -53,6 +54,7 @@ class Bench:
                 self.supervisor.stop(process)
             servers.remove_data(data)
         return sample | {
+            "took_seconds": time.monotonic() - began,
             "server_cpu_seconds": measured.cpu_seconds,
             "window_seconds": measured.window_seconds,
             "resident_before_bytes": measured.resident_before,
@@ -63,7 +65,7 @@ class Bench:
         }
 
     def measure(self, workload: Workload, client: str, server: Server, data: Path) -> tuple[Measured, list[list[str]]]:
-        load = workload.load_of(server.name)
+        load = workload.load_of(client, server.name)
         if server.journaled:
             os.sync()  # What others have written is not for this server to wait for.
         running = servers.start(server, self.programs, self.supervisor, data, load)

@@ -2,14 +2,17 @@
 profiles showed, which is written by hand (`notes.md`) and put in its place."""
 
 from collections.abc import Iterable, Mapping
+from statistics import mode
 from typing import Any
 
 from . import goals, plot
-from .figures import METRICS, Figure, Results, number
-from .servers import SERVERS
+from .figures import METRICS, Figure, Results, Row, number, per
+from .servers import CLIENT_PROGRAMS, SERVERS
 from .workloads import CLIENTS, Workload, left_out, workloads
 
 OWN = ("outflow", "outflow-again", "outflow-emit", "outflow-disk")
+REFERENCES = ("outflow", "outflow-disk")
+OWN_CLIENTS = ("outflow-client", "fetch")
 
 
 class Page:
@@ -38,36 +41,49 @@ class Page:
 
 <!-- Written by benches/peers/run. Do not edit: measure again. -->
 {quick}
-All servers answer the same contract with the same responses, on one machine, in one run on {raw["date"]} of
-{count(raw["rounds"], "round")}. In each of them every server is measured once with every workload and client, one after the
-other, and the next round begins with another one. Each measurement has a new server, which is warmed up first. Client and
-server share the machine and talk over loopback, {raw["transport"]} text. Outflow logs warnings only, as the peers log nothing.
+All servers answer the same contract with the same responses, on one machine, {self.when()}. In each round every
+server is measured once with every workload and client, one after the other, and the next round begins with another one.
+Each measurement has a new server, which is warmed up first. Client and server share the machine and talk over loopback,
+{raw["transport"]} text. Outflow logs warnings only, as the peers log nothing.
 
 CPU is what the operating system has accounted to the server (user and system, children included) from the client's start
-to its end. Figures are medians over the rounds, with the lowest and the highest; × is the ratio of the medians to outflow's
-(so for costs: how many times as much). A measurement in which a response was missing or a call failed is none.
+to its end. Figures are medians over the rounds, with the lowest and the highest, and the spread is the difference of these
+two as a part of the median; × is the ratio of the medians to outflow's (so for costs: how many times as much). A measurement
+in which a response was missing or a call failed is none.
 """
 
+    def when(self) -> str:
+        """In one run, or in how many parts."""
+        parts, rounds = self.raw["parts"], count(self.raw["rounds"], "round")
+        dates = list(dict.fromkeys(part["date"] for part in parts))
+        told = f"in one run of {rounds} on {' and '.join(dates)}"
+        if len(parts) > 1:
+            told += f" that was continued {times_told(len(parts) - 1)}, with the same programs"
+        return told
+
     def reach(self) -> str:
-        rows = [
-            [v.says, v.where, v.wanted, v.measured, {True: "yes", False: "**no**", None: "–"}[v.reached]]
-            for v in goals.verdicts(self.results, self.workloads)
-        ]
+        verdicts = goals.verdicts(self.results, self.workloads)
+        rows = [[v.says, v.where, v.wanted, v.measured, v.spread, reached(v)] for v in verdicts]
         _, lost = goals.losses(self.results, self.workloads)
+        tally = [sum(1 for v in verdicts if v.reached is wanted) for wanted in (True, False, None)]
         lines = [
             "## What was to be reached\n",
-            "Goals for the ratio of outflow's figure to the other server's (or for the figure itself), set beforehand.\n",
-            table(["goal", "workload, client", "wanted", "measured", "reached"], rows),
+            f"Of {count(len(verdicts), 'goal')} {tally[0]} {'is' if tally[0] == 1 else 'are'} reached, {tally[1]} missed and "
+            f"{tally[2]} not measured. Each is a bound, set beforehand, on outflow's figure or on its ratio to the other "
+            "server's. The verdict is by the medians; the spread is from the lowest to the highest of the rounds, each of "
+            "which is compared within itself.\n",
+            table(["goal", "workload, client", "wanted", "measured", "spread", "reached"], rows),
         ]
         if lost:
             lost_rows = [
                 [loss.workload, loss.client, METRICS[loss.metric].title, shown(loss.server), shown(loss.versus),
-                 times(loss.ratio), times(loss.control)]
+                 times(loss.ratio), times(loss.control),
+                 "noise" if loss.noise else "**lost**"]
                 for loss in lost
             ]  # fmt: skip
             lines += [
                 "Where it is slower or dearer; what differs no more than the same server from itself is noise:\n",
-                table(["workload", "client", "figure", "", "beside", "ratio", "the same server again"], lost_rows),
+                table(["workload", "client", "figure", "", "beside", "ratio", "the same server again", ""], lost_rows),
             ]
         if self.notes:
             lines += ["### Why, and what was tried\n", self.notes.strip() + "\n"]
@@ -100,19 +116,27 @@ to its end. Figures are medians over the rounds, with the lowest and the highest
             )
             rows = [[workload, client, title, times(ratio)] for workload, client, title, ratio in controls]
             lines.append(table(["workload", "client", "figure", "the same server again"], rows))
-        loads = ", ".join(number(load) for load in self.raw["loads"])
-        lines.append(f"Load average of the machine before each round: {loads}. Its host took {percent(self.raw['stolen'])} of")
-        lines.append("its CPU time for others meanwhile.\n")
+        parts = self.raw["parts"]
+        loads = ", ".join(number(load) for part in parts for load in part["loads"])
+        stolen = sum(part["stolen_ticks"] for part in parts) / max(1, sum(part["ticks"] for part in parts))
+        lines.append(f"Load average of the machine before each round: {loads}. Its host took {percent(stolen)} of its CPU time")
+        lines.append("for others meanwhile.\n")
         return "\n".join(lines)
 
     def section(self, workload: Workload) -> str:
-        lines = [f"## {workload.title}\n", f"`{workload.name}`. {workload.about}\n"]
+        lines = [f"## {workload.title}\n", f"`{workload.name}`. {workload.about}{workload.amounts}\n"]
         groups = []
-        for client in workload.clients:
-            servers = self.results.servers(workload.name, client)
-            if servers:
-                lines += [f"With {CLIENTS[client]}:\n", self.table_of(workload, client, servers)]
-                groups.append(self.group(workload, client, servers))
+        if workload.by_client:
+            rows = [(workload.name, client, workload.servers[0]) for client in workload.clients]
+            rows = [row for row in rows if row in self.results.rows]
+            lines.append(self.table_of(workload, rows))
+            groups.append(self.group(workload, "", rows))
+        else:
+            for client in workload.clients:
+                rows = self.rows(workload, client)
+                if rows:
+                    lines += [f"With {CLIENTS[client]}:\n", self.table_of(workload, rows), *self.at_other_times(rows)]
+                    groups.append(self.group(workload, plain(CLIENTS[client]), rows))
         lines += self.left_out(workload)
         metric = METRICS[workload.columns[0]]
         groups = [group for group in groups if group.bars]
@@ -121,38 +145,60 @@ to its end. Figures are medians over the rounds, with the lowest and the highest
             lines.append(f"![{workload.title}: {metric.title}, {metric.unit}](performance/{workload.name}.svg)\n")
         return "\n".join(lines)
 
-    def group(self, workload: Workload, client: str, servers: Iterable[str]) -> plot.Group:
-        metric = workload.columns[0]
-        figures = ((server, self.results.figure(workload.name, client, server, metric)) for server in servers)
-        found = [plot.Bar(plain(shown(server)), figure, server in OWN) for server, figure in figures if figure]
-        return plot.Group(plain(CLIENTS[client]), found)
+    def rows(self, workload: Workload, client: str) -> list[Row]:
+        """In the order of the servers, whichever was measured first."""
+        every = [(workload.name, client, server) for server in workload.servers]
+        return [row for row in every if row in self.results.rows]
 
-    def table_of(self, workload: Workload, client: str, servers: list[str]) -> str:
-        columns = [
-            column
-            for column in workload.columns
-            if any(self.results.figure(workload.name, client, server, column) for server in servers)
+    def group(self, workload: Workload, title: str, rows: Iterable[Row]) -> plot.Group:
+        figures = ((row, self.results.figure(*row, workload.columns[0])) for row in rows)
+        found = [
+            plot.Bar(row[1] if workload.by_client else plain(shown(row[2])), figure, own(workload, row))
+            for row, figure in figures
+            if figure
         ]
-        reference = "outflow" if "outflow" in servers else "outflow-disk"
-        head = ["server"]
+        return plot.Group(title, found)
+
+    def table_of(self, workload: Workload, rows: list[Row]) -> str:
+        columns = [c for c in workload.columns if any(self.results.figure(*row, c) for row in rows)]
+        head = ["client" if workload.by_client else "server"]
         for place, column in enumerate(columns):
             head.append(f"{METRICS[column].title}, {METRICS[column].unit}")
             if place == 0:
                 head += ["×", "spread"]
-        rows = []
-        for server in servers:
-            row = [shown(server)]
+        cells = []
+        # Everything is compared with outflow, which is the first where it was measured.
+        reference = self.results.figure(*rows[0], columns[0]) if columns and rows[0][2] in REFERENCES else None
+        for row in rows:
+            line = [head_of(workload, row)]
             for place, column in enumerate(columns):
-                figure = self.results.figure(workload.name, client, server, column)
-                row.append(span(figure))
+                figure = self.results.figure(*row, column)
+                line.append(span(figure))
                 if place == 0:
-                    ratio = self.results.ratio(workload.name, client, server, reference, column)
-                    row += ["–" if ratio is None else number(ratio), percent(figure.spread) if figure else "–"]
-            rows.append(row)
-        return table(head, rows)
+                    ratio = per(figure.median, reference.median) if figure and reference else None
+                    line += ["–" if ratio is None else number(ratio), spread(figure)]
+            cells.append(line)
+        return table(head, cells)
+
+    def at_other_times(self, rows: list[Row]) -> list[str]:
+        """Who was measured in another part of a continued run than the others of a table, in most rounds."""
+        parts = {row: {sample["round"]: sample["part"] for sample in self.results.rows[row]} for row in rows}
+        usual = {}
+        for turn in {turn for found in parts.values() for turn in found}:
+            there = [found[turn] for found in parts.values() if turn in found]
+            usual[turn] = mode(there)
+        lone = [row for row, found in parts.items() if 2 * sum(usual[t] != part for t, part in found.items()) > len(found)]
+        if not lone:
+            return []
+        names = ", ".join(shown(row[2]) for row in lone)
+        return [f"Measured at another time than the others, and not in turn with them: {names}.\n"]
 
     def left_out(self, workload: Workload) -> list[str]:
-        """Each server that has no row, with the reason."""
+        """Each server (or client, where these are compared) that has no row, with the reason."""
+        if workload.by_client:
+            absent = self.raw["absent"]
+            told = [f"- {CLIENTS[c]}: {absent[p]}." for c in workload.clients if (p := CLIENT_PROGRAMS.get(c)) in absent]
+            return ["Left out:\n", *told, ""] if told else []
         reasons: dict[str, dict[str, None]] = {}
         for server in workload.servers:
             missing = [c for c in workload.clients if not self.results.rows.get((workload.name, c, server))]
@@ -208,6 +254,33 @@ to its end. Figures are medians over the rounds, with the lowest and the highest
         return "\n".join([*lines, ""])
 
 
+def head_of(workload: Workload, row: Row) -> str:
+    return f"{row[1]}: {CLIENTS[row[1]]}" if workload.by_client else shown(row[2])
+
+
+def own(workload: Workload, row: Row) -> bool:
+    return row[1] in OWN_CLIENTS if workload.by_client else row[2] in OWN
+
+
+def times_told(number: int) -> str:
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
+
+
+def reached(verdict: goals.Verdict) -> str:
+    """The verdict in words, with how sure it is."""
+    if verdict.reached is None:
+        return "–"
+    good, all_rounds = verdict.rounds
+    if verdict.reached:
+        return "yes" if good == all_rounds else f"yes, in {good} of {all_rounds} rounds"
+    words = ["**no**"]
+    if verdict.beyond:
+        words.append(f"by {percent(verdict.beyond)}")
+    if good:
+        words.append(f"but in {good} of {all_rounds} rounds")
+    return ", ".join(words)
+
+
 def shown(server: str) -> str:
     return SERVERS[server].shown if server in SERVERS else server
 
@@ -223,6 +296,10 @@ def span(figure: Figure | None) -> str:
     if len(figure.values) == 1:
         return number(figure.median)
     return f"{number(figure.median)} ({number(figure.low)}–{number(figure.high)})"
+
+
+def spread(figure: Figure | None) -> str:
+    return percent(figure.spread) if figure and len(figure.values) > 1 else "–"
 
 
 def count(number: int, noun: str) -> str:

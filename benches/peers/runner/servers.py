@@ -71,6 +71,9 @@ SERVERS: dict[str, Server] = {
     ]
 }
 
+# Of clients that are programs of their own, spoken to as the stock one is.
+CLIENT_PROGRAMS = {"grpc-go": "grpc-go-client", "tonic-client": "tonic-client", "outflow-client": "outflow-client"}
+
 CONFIGURATION = """\
 [[source]]
 name = "simulate"

@@ -10,8 +10,13 @@ CLIENTS = {
     "small": "`outflow bench`, windows of 64 KiB and frames of 16 KiB",
     "grpc-go": "stock grpc-go, default windows, frames of 16 KiB",
     "own": "each system's own client",
-    "fetch": "`outflow fetch` (the client library) into /dev/null",
+    "fetch": "`outflow fetch`, which prints them, into /dev/null",
+    "outflow-client": "Outflow's client library, each response decoded",
+    "tonic-client": "tonic's generated client, large windows",
 }
+# Who asks for so little CPU that more is asked of it, and who for so much that less says as much.
+FAST, SLOW = ("outflow", "outflow-again", "outflow-emit", "tcp", "nginx"), ("grpc-go", "grpc-cpp")
+ORDINALS = {5: "fifth"}
 ALL_CLIENTS = ("tuned", "small", "grpc-go")
 PLAIN_SERVERS = (
     "outflow", "outflow-again", "outflow-emit", "grpc-go", "tonic-mpsc", "tonic-ready", "connect-rust", "grpc-cpp",
@@ -72,9 +77,32 @@ class Workload:
     loads: dict[str, Load] = field(default_factory=dict)  # of servers for which the load is another one
     window: tuple[float, float] = (0.0, 0.0)  # seconds from the client's start, where the server is looked at
     seconds_max: float = 180.0
+    about_seconds: float = 0.0  # a measurement takes so long, for the first estimate; 0: nobody knows
+    times: int = 1  # our client asks the fast servers for so many times the calls, one after another
+    part: int = 1  # slow servers are asked for this part of each call's responses
+    by_client: bool = False  # one server, and it is its clients that are compared
 
-    def load_of(self, server: str) -> Load:
-        return self.loads.get(server, self.load)
+    def load_of(self, client: str, server: str) -> Load:
+        """What a server is asked for: the same responses, so many that its CPU can be told, and no more."""
+        load = self.loads.get(server, self.load)
+        if server in FAST and client != "grpc-go" and load.calls is not None:
+            return replace(load, calls=load.calls * self.times)
+        if server in SLOW:
+            return replace(load, responses=max(1, load.responses // self.part))
+        return load
+
+    @property
+    def amounts(self) -> str:
+        """Who is asked for more or for less."""
+        told = []
+        if self.times > 1:
+            told.append(
+                f"Outflow, raw TCP and nginx are asked by `outflow bench` for {self.times} times as many calls: fewer would "
+                "take them too little CPU to be told."
+            )
+        if self.part > 1:
+            told.append(f"Grpc-go and gRPC C++ are asked for a {ORDINALS[self.part]} of the responses. Cost is per response.")
+        return "".join(f" {sentence}" for sentence in told)
 
 
 def bulk(title: str, size: int, total: int, quick: bool) -> Workload:
@@ -90,6 +118,8 @@ def bulk(title: str, size: int, total: int, quick: bool) -> Workload:
         columns=("cpu_gib", "gib_rate", "peak", "client_cpu"),
         clients=("tuned", "frames-16k", "small", "grpc-go"),
         no_worse=("cpu_gib", "gib_rate"),
+        about_seconds=1.5,
+        times=2,
     )
 
 
@@ -97,25 +127,27 @@ def plain_workloads(part: int) -> list[Workload]:
     small = ("cpu", "rate", "first_p50", "peak", "message")
     million = 1_000_000 // part
     stream = Load(responses=5 * million, calls=1)
-    arena = Load(responses=5_000, seconds=10.0 if part == 1 else 0.5, connections=64, streams=4)
+    arena = Load(responses=5_000, seconds=3.0 if part == 1 else 0.5, connections=64, streams=4)
     return [
         Workload(
             "stream", "One stream of small responses",
             f"One call of {stream.responses:,} responses with a text of 19 bytes, about 24 bytes a message.",
             stream, replace(stream, responses=million // 5), small, no_worse=("cpu", "rate"),
+            about_seconds=2.5, times=5, part=5,
         ),
         Workload(
             "streams", "16 streams on one connection",
             f"16 calls of {stream.responses // 16:,} small responses at once on one connection.",
             replace(stream, responses=stream.responses // 16, calls=16, streams=16),
             Load(responses=max(1, million // 80), calls=16, streams=16), small, no_worse=("cpu", "rate"),
+            about_seconds=2.5, times=5, part=5,
         ),
         Workload(
             "arena", "64 connections of 4 streams",
             f"The shape of HttpArena's `stream-grpc` test: calls of {arena.responses:,} small responses for "
             f"{arena.seconds:g} seconds, over 64 connections with 4 streams at once on each.",
-            arena, replace(arena, seconds=1.0 if part == 1 else 0.2),
-            ("cpu", "per_core", "rate", "first_p50", "peak", "client_cpu"), no_worse=("cpu", "rate"),
+            arena, replace(arena, seconds=0.5 if part == 1 else 0.2),
+            ("cpu", "per_core", "rate", "first_p50", "peak", "client_cpu"), no_worse=("cpu", "rate"), about_seconds=4,
         ),
         *[
             bulk(title, size * KIB, KIB**3 // part, part > 1)
@@ -123,18 +155,18 @@ def plain_workloads(part: int) -> list[Workload]:
         ],
         Workload(
             "first", "Time to the first response",
-            f"{20_000 // part:,} calls of one response, one after another on one connection.",
-            Load(responses=1, calls=20_000 // part), Load(responses=1, calls=2_000 // part),
-            ("first_p50", "first_p99", "cpu"), clients=("tuned", "grpc-go"), no_worse=("first_p50", "cpu"),
+            f"{10_000 // part:,} calls of one response, one after another on one connection.",
+            Load(responses=1, calls=10_000 // part), Load(responses=1, calls=1_000 // part),
+            ("first_p50", "first_p99", "cpu"), clients=("tuned", "grpc-go"), no_worse=("first_p50", "cpu"), about_seconds=2,
         ),
         Workload(
             "latency", "Latency at 1,000 responses a second",
-            f"One stream of {10_000 // part:,} responses, one each millisecond, each with the time of its emission. How "
+            f"One stream of {5_000 // part:,} responses, one each millisecond, each with the time of its emission. How "
             "windows are set makes no difference to it.",
-            Load(responses=10_000 // part, calls=1, every="1ms", stamps=True),
-            Load(responses=1_000 // part, calls=1, every="1ms", stamps=True),
+            Load(responses=5_000 // part, calls=1, every="1ms", stamps=True),
+            Load(responses=200 // part, calls=1, every="1ms", stamps=True),
             ("latency_p50", "latency_p99", "latency_p999", "load"), clients=("tuned", "grpc-go"),
-            no_worse=("latency_p50", "latency_p99", "load"),
+            no_worse=("latency_p50", "latency_p99", "load"), about_seconds=5.5,
         ),
         *idle_workloads(part),
     ]  # fmt: skip
@@ -143,9 +175,9 @@ def plain_workloads(part: int) -> list[Workload]:
 def idle_workloads(part: int) -> list[Workload]:
     streams = 1_000 // part
     # Of a quick run too short for what it says, but long enough to see that it runs.
-    pause, idle_window, slow_window = (12, (5.0, 10.0), (4.0, 12.0)) if part == 1 else (2, (0.5, 1.5), (0.5, 1.5))
+    pause, idle_window, slow_window = (6, (3.5, 5.5), (2.5, 5.5)) if part == 1 else (2, (0.5, 1.5), (0.5, 1.5))
     idle = Load(responses=2, calls=10 * streams, connections=10, streams=streams, every=f"{pause}s")
-    slow = replace(idle, responses=pause + 2, every="1s")
+    slow = replace(idle, responses=7 if part == 1 else 4, every="1s")
     warm_up = Load(responses=1, calls=100, connections=10, streams=10)
 
     def looked_at(window: tuple[float, float]) -> str:
@@ -157,14 +189,14 @@ def idle_workloads(part: int) -> list[Workload]:
             f"{streams:,} streams on each of 10 connections; each has had one response and waits {pause} seconds for the "
             f"next. Resident memory {looked_at(idle_window)}, less what the server had before, over the number of streams.",
             idle, warm_up, ("stream_memory", "load", "peak"), clients=("tuned", "grpc-go"),
-            kind="window", window=idle_window, no_worse=("stream_memory",),
+            kind="window", window=idle_window, no_worse=("stream_memory",), about_seconds=pause + 1.0,
         ),
         Workload(
             "slow", f"{idle.calls:,} streams of one response a second",
             f"{streams:,} streams on each of 10 connections, one response a second on each. Server CPU "
             f"{looked_at(slow_window)}.",
             slow, warm_up, ("load", "stream_memory", "peak"), clients=("tuned", "grpc-go"),
-            kind="window", window=slow_window, no_worse=("load",),
+            kind="window", window=slow_window, no_worse=("load",), about_seconds=pause + 1.0,
         ),
     ]  # fmt: skip
 
@@ -194,7 +226,7 @@ def journaled_workloads(part: int) -> list[Workload]:
     load = Load(responses=5_000 // part, calls=runs, connections=10, streams=100, linger="1m")
     fewer = replace(load, responses=max(1, 500 // part))
     batches = {server: replace(load, batch_bytes=65_536) for server in ("jetstream-batches", "jetstream-sync-batches")}
-    seconds = 10 if part == 1 else 1
+    seconds = 5 if part == 1 else 1
     latency = Load(responses=10 * seconds, calls=runs, connections=10, streams=100, every="100ms", stamps=True, linger="1m")
     quiet = replace(latency, responses=5 * seconds, calls=100, streams=10, every="200ms")
     return [
@@ -231,10 +263,11 @@ def journaled_workloads(part: int) -> list[Workload]:
         ),
         Workload(
             "library", "The client library",
-            f"One stream of {5_000_000 // part:,} small responses, read and printed by `outflow fetch`: the library's cost "
-            "and that of the printing.",
+            f"One stream of {5_000_000 // part:,} small responses of outflow's, read by programs that decode each response and "
+            "look at its sequence. `outflow fetch` is the library too, and prints them.",
             Load(responses=5_000_000 // part, calls=1), Load(responses=1_000, calls=1), ("client_cpu", "rate"),
-            clients=("fetch",), servers=("outflow",),
+            clients=("outflow-client", "tonic-client", "grpc-go", "fetch"), servers=("outflow",), by_client=True,
+            about_seconds=3,
         ),
     ]  # fmt: skip
 

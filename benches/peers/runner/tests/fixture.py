@@ -20,6 +20,7 @@ def report(**changed: Any) -> dict[str, Any]:  # noqa: ANN401
 def sample(turn: int, server: str, cpu: float, workload: str = "stream", client: str = "tuned", **told: Any) -> dict[str, Any]:  # noqa: ANN401
     return {
         "round": turn, "workload": workload, "client": client, "server": server, "transport": "plain",
+        "part": 0, "took_seconds": 3.0,
         "server_cpu_seconds": cpu, "window_seconds": 2.0, "resident_before_bytes": 10 * 1024**2,
         "resident_idle_bytes": None, "peak_bytes": 20 * 1024**2, "client_report": report(**told),
         "commands": [f"{server} --listen 127.0.0.1:0", "outflow bench"],
@@ -37,7 +38,8 @@ def raw() -> dict[str, Any]:
          "failure": "it was | not done after 180 s"}
     )  # fmt: skip
     return {
-        "format": 1, "date": "2026-01-02", "quick": False, "rounds": 3, "transport": "plain",
+        "format": 2, "quick": False, "rounds": 3, "transport": "plain",
         "machine": {"CPU": "Some CPU", "cores": "2"}, "versions": {"outflow": "abc", "grpc-go": "1.2.3"},
-        "absent": {"nginx-h2c": "was not built here"}, "loads": [0.1, 1.5, 1.4], "stolen": 0.001, "samples": samples,
+        "absent": {"nginx-h2c": "was not built here"}, "samples": samples,
+        "parts": [{"date": "2026-01-02", "loads": [0.1, 1.5, 1.4], "stolen_ticks": 1, "ticks": 1_000}],
     }  # fmt: skip

@@ -49,6 +49,15 @@ class Clients(unittest.TestCase):
             "/built/jetstream -servers nats://127.0.0.1:4321 -runs 1000 -messages 5 -spread 100 -batch-bytes 65536",
         )
 
+    def test_libraries_are_asked_as_the_go_client_is(self) -> None:
+        programs = Programs({"tonic-client": Path("/built/tonic-client")})
+        words = clients.command("tonic-client", SERVERS["outflow"], RUNNING, Load(responses=7, calls=1), programs)
+        self.assertEqual(
+            " ".join(words),
+            "/built/tonic-client -server 127.0.0.1:4321 -param jobs=1 -param step=0s -param responses=7 -param batch=64 "
+            "-connections 1 -streams 1 -calls 1",
+        )
+
     def test_journaled_runs_have_a_linger(self) -> None:
         self.assertIn("--calls 9 --linger 1m", line("own", "outflow-disk", Load(responses=5, calls=9, linger="1m")))
 
@@ -119,6 +128,20 @@ class Workloads(unittest.TestCase):
             ("stream", "small", "outflow-emit"),
         ):
             self.assertIsNone(left_out(self.named(name), client, server), (name, client, server))
+
+    def test_the_same_is_asked_of_all_as_far_as_it_can_be_told(self) -> None:
+        stream = self.named("stream")
+        for client, server, asked in (
+            ("tuned", "outflow", (5_000_000, 5)), ("tuned", "tcp", (5_000_000, 5)), ("tuned", "tonic-mpsc", (5_000_000, 1)),
+            ("tuned", "grpc-go", (1_000_000, 1)), ("grpc-go", "outflow", (5_000_000, 1)),
+            ("grpc-go", "grpc-go", (1_000_000, 1)),
+        ):  # fmt: skip
+            load = stream.load_of(client, server)
+            self.assertEqual((load.responses, load.calls), asked, (client, server))
+        self.assertIn("a fifth of the responses", stream.amounts)
+        self.assertEqual(self.named("latency").amounts, "")
+        idle = self.named("idle")
+        self.assertEqual(idle.load_of("tuned", "outflow"), idle.load_of("tuned", "grpc-go"))
 
 
 class Versions(unittest.TestCase):

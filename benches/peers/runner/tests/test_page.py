@@ -2,14 +2,18 @@ import re
 import tempfile
 import unittest
 import xml.etree.ElementTree as xml
+from dataclasses import replace
 from pathlib import Path
 
 from runner import plot
 from runner.figures import Figure
-from runner.main import keep, rotated, write_page
-from runner.page import Page, table
+from runner.goals import Verdict
+from runner.main import write_page
+from runner.page import Page, reached, table
+from runner.plan import rotated
+from runner.results import keep
 
-from .fixture import raw
+from .fixture import raw, sample
 
 
 class Pages(unittest.TestCase):
@@ -25,9 +29,12 @@ class Pages(unittest.TestCase):
         self.assertIn("| outflow | 0.0300 (0.0270–0.0360) | 1.00 | 30.0 % |", self.lines("| outflow | 0.0300")[0])
 
     def test_goals_are_judged(self) -> None:
-        self.assertIn("| ≤ 0.0333 × | 0.0250 × | yes |", self.lines("| small responses: at most 1/30 of grpc-go | stream,")[0])
-        self.assertIn("| ≤ 1.60 × | 2.00 × | **no** |", self.lines("| small responses: at most 1.6 × raw TCP")[0])
-        self.assertIn("| not measured | – |", self.lines("| small responses: at most 1/6 of tonic")[0])
+        for goal, verdict in (
+            ("at most 1/30 of grpc-go | stream,", "| ≤ 0.0333 × | 0.0250 × | 0.0250–0.0250 | yes |"),
+            ("at most 1.6 × raw TCP", "| ≤ 1.60 × | 2.00 × | 2.00–2.00 | **no**, by 25.0 % |"),
+            ("at most 1/6 of tonic", "| not measured | – | – |"),
+        ):
+            self.assertIn(verdict, self.lines(f"| small responses: {goal}")[0])
 
     def test_the_control_is_told(self) -> None:
         self.assertEqual(self.lines("| stream | tuned | server CPU | 1.10"), ["| stream | tuned | server CPU | 1.10 × |"])
@@ -43,7 +50,7 @@ class Pages(unittest.TestCase):
         self.assertEqual(named, {"stream.svg"})
         picture = self.page.plots["stream.svg"]
         words = [element.text for element in xml.fromstring(picture).iter() if element.text]
-        self.assertIn("server CPU, s per million responses", words)
+        self.assertIn("server CPU, s per million responses (line: the lowest round to the highest)", words)
         self.assertIn("grpc-go", words)
         self.assertIn("prefers-color-scheme: dark", picture)
 
@@ -65,6 +72,39 @@ class Pages(unittest.TestCase):
             write_page(raw(), Path(folder) / "performance.md")
             self.assertEqual([picture.name for picture in old.parent.iterdir()], ["stream.svg"])
             self.assertEqual((Path(folder) / "performance.md").read_text(), self.text)
+
+    def test_who_was_measured_at_another_time_is_told(self) -> None:
+        continued = raw()
+        continued["parts"] *= 2
+        self.assertNotIn("at another time", Page(continued).render())
+        for one in continued["samples"]:
+            # The run was interrupted in its third round, and raw TCP is measured again.
+            one["part"] = 1 if (one["round"] == 3 and one["server"] != "outflow") or one["server"] == "tcp" else 0
+        text = Page(continued).render()
+        self.assertIn("Measured at another time than the others, and not in turn with them: raw TCP.\n", text)
+        self.assertIn("continued once, with the same programs", text)
+
+    def test_a_verdict_says_how_sure_it_is(self) -> None:
+        verdict = Verdict("it is", "here", "≤ 1 ×", "1.1 ×", False, beyond=0.1, rounds=(2, 5))
+        self.assertEqual(reached(verdict), "**no**, by 10.0 %, but in 2 of 5 rounds")
+        self.assertEqual(reached(replace(verdict, reached=True, rounds=(4, 5))), "yes, in 4 of 5 rounds")
+        self.assertEqual(reached(replace(verdict, reached=True, rounds=(5, 5))), "yes")
+
+    def test_clients_have_one_table_where_they_are_compared(self) -> None:
+        library = raw()
+        library["absent"]["tonic-client"] = "was not built here"
+        library["samples"] = [
+            sample(1, "outflow", 1.0, "library", client, client_cpu_seconds=cpu)
+            for client, cpu in (("fetch", 0.2), ("grpc-go", 0.4), ("outflow-client", 0.05))
+        ]
+        page = Page(library)
+        rows = [
+            line.split(" | ")[1:3] for line in page.render().splitlines() if line.startswith(("| outflow-cl", "| grpc-go:"))
+        ]
+        self.assertEqual(rows, [["0.0500", "1.00"], ["0.400", "8.00"]])
+        self.assertIn("- tonic's generated client, large windows: was not built here.", page.render())
+        words = [element.text for element in xml.fromstring(page.plots["library.svg"]).iter()]
+        self.assertLessEqual({"outflow-client", "fetch", "grpc-go"}, set(words))
 
     def test_a_cell_ends_no_table(self) -> None:
         self.assertEqual(table(["a"], [["b|c\nd"]]), "| a |\n|---|\n| b\\|c d |\n")
