@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptor_set = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
     fs::write(&descriptor_set, descriptors.encode_to_vec())?;
 
-    tonic_prost_build::configure().build_client(false).compile_fds(descriptors)?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
     connectrpc_build::Config::new()
         .descriptor_set(descriptor_set)
         .files(&[CONTRACT])

@@ -1,6 +1,8 @@
 //! What the peers have in common: their arguments, what a request asks for, when each response is due, and the stubs.
 //! They know nothing of Outflow but its contract, and answer what its `simulate` source answers.
 
+pub mod client;
+
 use std::{
     net::SocketAddr,
     pin::Pin,
