@@ -22,7 +22,7 @@ WINDOWS = {
 # In one stream each consumer would pass over the messages of all other runs.
 JETSTREAM_STREAMS = 100
 S2_STREAMS = 16
-S2_BENCH_SECONDS = 10
+S2_BENCH_SECONDS = 5
 
 
 @dataclass

@@ -168,7 +168,11 @@ in which a response was missing or a call failed is none.
                 head += ["×", "spread"]
         cells = []
         # Everything is compared with outflow, which is the first where it was measured.
-        reference = self.results.figure(*rows[0], columns[0]) if columns and rows[0][2] in REFERENCES else None
+        reference = (
+            self.results.figure(*rows[0], columns[0])
+            if columns and own(workload, rows[0]) and rows[0][2] in REFERENCES
+            else None
+        )
         for row in rows:
             line = [head_of(workload, row)]
             for place, column in enumerate(columns):

@@ -175,9 +175,9 @@ def plain_workloads(part: int) -> list[Workload]:
 def idle_workloads(part: int) -> list[Workload]:
     streams = 1_000 // part
     # Of a quick run too short for what it says, but long enough to see that it runs.
-    pause, idle_window, slow_window = (6, (3.5, 5.5), (2.5, 5.5)) if part == 1 else (2, (0.5, 1.5), (0.5, 1.5))
+    pause, idle_window, slow_window = (6, (3.5, 5.5), (2.5, 6.5)) if part == 1 else (2, (0.5, 1.5), (0.5, 1.5))
     idle = Load(responses=2, calls=10 * streams, connections=10, streams=streams, every=f"{pause}s")
-    slow = replace(idle, responses=7 if part == 1 else 4, every="1s")
+    slow = replace(idle, responses=8 if part == 1 else 4, every="1s")
     warm_up = Load(responses=1, calls=100, connections=10, streams=10)
 
     def looked_at(window: tuple[float, float]) -> str:
@@ -196,7 +196,7 @@ def idle_workloads(part: int) -> list[Workload]:
             f"{streams:,} streams on each of 10 connections, one response a second on each. Server CPU "
             f"{looked_at(slow_window)}.",
             slow, warm_up, ("load", "stream_memory", "peak"), clients=("tuned", "grpc-go"),
-            kind="window", window=slow_window, no_worse=("load",), about_seconds=pause + 1.0,
+            kind="window", window=slow_window, no_worse=("load",), about_seconds=pause + 2.0,
         ),
     ]  # fmt: skip
 
@@ -224,7 +224,7 @@ def journaled_workloads(part: int) -> list[Workload]:
     runs = 1_000
     warm_up = Load(responses=10, calls=100, connections=10, streams=10, linger="1m")
     load = Load(responses=5_000 // part, calls=runs, connections=10, streams=100, linger="1m")
-    fewer = replace(load, responses=max(1, 500 // part))
+    fewer = replace(load, responses=max(1, 200 // part))
     batches = {server: replace(load, batch_bytes=65_536) for server in ("jetstream-batches", "jetstream-sync-batches")}
     seconds = 5 if part == 1 else 1
     latency = Load(responses=10 * seconds, calls=runs, connections=10, streams=100, every="100ms", stamps=True, linger="1m")
