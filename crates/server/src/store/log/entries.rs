@@ -2,6 +2,7 @@
 //! It knows places and sequences, and no files.
 
 use outflow_engine::Sequence;
+use smallvec::SmallVec;
 
 use super::Place;
 
@@ -17,9 +18,8 @@ const GAP_BYTES_MAX: u32 = 2 * 1024;
 pub(super) struct Entries {
     /// What `Entry::first` counts from.
     base: u64,
-    list: Vec<Entry>,
-    /// Bytes of all entries.
-    bytes: u64,
+    /// The first has its place here: of an idle run there is no more.
+    list: SmallVec<[Entry; 1]>,
 }
 
 /// Frames from `first` to before the next entry's first.
@@ -55,7 +55,6 @@ impl Entries {
             && place.offset + place.length - last.offset <= ENTRY_BYTES_MAX
         {
             last.length += gap + place.length;
-            self.bytes += u64::from(gap + place.length);
             return;
         }
         self.add(first, place);
@@ -71,12 +70,10 @@ impl Entries {
             self.base = first.get();
         }
         if self.list.len() == self.list.capacity() {
-            // One at first: of an idle run there is no more. An eighth more later, and not twice as much: a full journal of
-            // single responses has three million entries.
+            // An eighth more, and not twice as much: a full journal of single responses has three million entries.
             let length = self.list.len();
             self.list.reserve_exact((length / 8).max(length.clamp(1, 4)));
         }
-        self.bytes += u64::from(length);
         let first = self.relative(first.get());
         self.list.push(Entry { first, slot, offset, length });
     }
@@ -152,16 +149,15 @@ impl Entries {
         }
         let kept = self.list.partition_point(|entry| self.base + u64::from(entry.first) <= through.get() + 1);
         let trimmed = kept.saturating_sub(1);
-        self.bytes -= self.list[..trimmed].iter().map(|entry| u64::from(entry.length)).sum::<u64>();
         self.list.drain(..trimmed);
-        if self.list.capacity() > 2 * self.list.len() {
-            self.list.shrink_to(self.list.len() + self.list.len() / 8);
+        if self.list.capacity() >= 2 * self.list.len() {
+            self.list.shrink_to_fit();
         }
     }
 
-    /// What it takes in memory.
+    /// What it takes in memory beside itself.
     pub(super) fn memory(&self) -> usize {
-        self.list.capacity() * size_of::<Entry>()
+        if self.list.spilled() { self.list.capacity() * size_of::<Entry>() } else { 0 }
     }
 }
 
@@ -189,6 +185,19 @@ mod tests {
         entries.push(Sequence::new(1_002), Place { slot: 2, ..place(512 + 204_200, 100) });
         assert_eq!(entries.len(), 6, "and so is another segment");
         assert!(entries.memory() <= 16 * 8);
+    }
+
+    #[test]
+    fn what_lies_together_takes_no_memory_beside_itself() {
+        let mut entries = Entries::default();
+        for n in 0..100 {
+            entries.push(Sequence::new(n + 1), place(512 + n as u32 * 200, 100));
+        }
+        assert_eq!((entries.len(), entries.memory()), (1, 0), "ten thousand idle runs have one each");
+        entries.push(Sequence::new(101), place(1 << 20, 100));
+        assert_eq!((entries.len(), entries.memory()), (2, 2 * size_of::<Entry>()));
+        entries.trim(Sequence::new(100), Sequence::new(101));
+        assert_eq!((entries.len(), entries.memory()), (1, 0), "and one again");
     }
 
     #[test]
