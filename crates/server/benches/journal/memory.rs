@@ -10,6 +10,7 @@ use outflow_proto::protobuf::Request;
 use crate::{
     Bench, Outcome,
     drain::{Connection, Keep, LARGE},
+    process::Process,
     replay::parameters,
 };
 
@@ -19,14 +20,12 @@ pub(crate) fn idle(bench: &Bench) -> Outcome<()> {
     let minute = if bench.shrink == 1 { 60 } else { 1 };
     for burst in [0, 100_000_u64] {
         let (process, _store) = bench.start()?;
+        // Its port is known before its store is open: what is loaded by then depends on who is faster.
         let started = process.resident_kib()?;
-        // The first journaled run of a process opens the store and loads code, whatever follows.
-        let mut first = Connection::open(process.address, LARGE)?;
-        let pairs = [("jobs", "1"), ("step", "0s")];
-        let linger = Some(prost_types::Duration { seconds: 1, nanos: 0 });
-        first.fetch(&Request { linger, parameters: parameters(&pairs), ..Request::default() }, Keep::Nothing)?;
-        first.read_messages(1)?;
-        drop(first);
+        one_run(&process, None)?;
+        let served = process.resident_kib()?;
+        // The first journaled run loads code of its own, whatever follows.
+        one_run(&process, Some(prost_types::Duration { seconds: 1, nanos: 0 }))?;
         let empty = process.resident_kib()?;
         // The first job emits at once, the second waits for an hour.
         let burst_of = (burst / 1_000).max(1).to_string();
@@ -56,11 +55,21 @@ pub(crate) fn idle(bench: &Bench) -> Outcome<()> {
         let later = process.resident_kib()? - empty;
         let each = |kib: i32| f64::from(kib) / runs as f64;
         println!(
-            "  after {burst} bytes each: {:.2} KiB a stream at once, {:.2} KiB after {minute} s; and {} KiB for the first run",
+            "  after {burst} bytes each: {:.2} KiB a stream at once, {:.2} KiB after {minute} s; and once {} KiB for the first \
+             journaled run, after {} KiB for opening the store and a plain run",
             each(at_once),
             each(later),
-            empty - started,
+            empty - served,
+            served - started,
         );
     }
     Ok(())
+}
+
+/// One run of one response on a connection of its own; journaled, where it is to linger.
+fn one_run(process: &Process, linger: Option<prost_types::Duration>) -> Outcome<()> {
+    let mut connection = Connection::open(process.address, LARGE)?;
+    let pairs = [("jobs", "1"), ("step", "0s")];
+    connection.fetch(&Request { linger, parameters: parameters(&pairs), ..Request::default() }, Keep::Nothing)?;
+    connection.read_messages(1)
 }
