@@ -15,7 +15,7 @@ pub struct TransportLimits {
     /// Default 64 KiB, one chunk.
     pub send_buffer_bytes: usize,
     /// Bytes that the kernel may hold unsent for a connection (`TCP_NOTSENT_LOWAT`); what is on its way is bounded by
-    /// the peer's receive window. Default 128 KiB.
+    /// the peer's receive window. Default 96 KiB: with 128 KiB bulk cost up to 1.4 times the CPU, on loopback.
     pub unsent_bytes: u32,
     /// Longest list of request headers, in bytes. Default 16 KiB.
     pub header_bytes_max: u32,
@@ -42,7 +42,7 @@ impl Default for TransportLimits {
             connections_max: 10_000,
             streams_per_connection: 1_024,
             send_buffer_bytes: 64 * 1024,
-            unsent_bytes: 128 * 1024,
+            unsent_bytes: 96 * 1024,
             header_bytes_max: 16 * 1024,
             preface_time: Duration::from_secs(10),
             keepalive_every: Duration::from_secs(30),
