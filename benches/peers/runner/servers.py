@@ -68,8 +68,8 @@ SERVERS: dict[str, Server] = {
         Server(
             "s2-lite",
             "s2-lite",
-            "on local disk, which it syncs; 16 streams of records of 128 bytes, its smallest, by `s2 bench`, which reads all a second "
-            "time in the end: that is in its CPU and not in its throughput",
+            "on local disk, which it syncs; 16 streams of records of 128 bytes, its smallest, by `s2 bench`, which reads all a "
+            "second time in the end: that is in its CPU and not in its throughput",
             "s2",
             True,
         ),
