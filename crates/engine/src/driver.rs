@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use crate::{
     Cleanup, Emitter, End, Job, JobError, JobErrors, JobIndex, Placement, Plan,
-    run::{Deserted, Run},
+    run::{Deserted, GoesOn, Run},
     task::Begin,
 };
 
@@ -125,6 +125,10 @@ impl Driver {
 
     /// Begins to drive.
     pub(crate) fn begin(mut self) {
+        if self.surroundings.journaled.is_none() {
+            self.set_time_limit();
+            return self.go_on(GoesOn::Here);
+        }
         self.surroundings.home.clone().spawn(async move {
             // No job starts before its run is durable.
             if let Some(journaled) = &self.surroundings.journaled
@@ -132,11 +136,15 @@ impl Driver {
             {
                 return self.run.suspend();
             }
-            if let Some(limit) = &mut self.time_limit {
-                limit.until = Instant::now().checked_add(limit.time);
-            }
+            self.set_time_limit();
             self.drive().await;
         });
+    }
+
+    fn set_time_limit(&mut self) {
+        if let Some(limit) = &mut self.time_limit {
+            limit.until = Instant::now().checked_add(limit.time);
+        }
     }
 
     /// Drives until there is nothing to do for now.
@@ -149,14 +157,25 @@ impl Driver {
                     // Either is a reason to look again.
                     _ = timeout_at(time, changed).await;
                 }
-                Step::Wait => return self.run.clone().put_away(Box::new(|| self.go_on())),
+                Step::Wait => return self.put_away(),
             }
         }
     }
 
-    /// Drives on, as a task again.
-    fn go_on(self) {
+    /// Drives on: as a task again, or only as long as there is nothing to wait for but a change.
+    fn go_on(mut self, place: GoesOn) {
+        if place == GoesOn::Here {
+            match self.look() {
+                Step::Done => return,
+                Step::Wait => return self.put_away(),
+                Step::WaitUntil(_) => {}
+            }
+        }
         self.surroundings.home.clone().spawn(self.drive());
+    }
+
+    fn put_away(self) {
+        self.run.clone().put_away(Box::new(|place| self.go_on(place)));
     }
 
     /// Does what there is to do.

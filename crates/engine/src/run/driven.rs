@@ -35,7 +35,17 @@ enum Driver {
     /// A task that waits.
     Waits(Waker),
     /// No task: this has it go on.
-    PutAway(Box<dyn FnOnce() + Send>),
+    PutAway(Box<dyn FnOnce(GoesOn) + Send>),
+}
+
+/// Where a driver goes on that was put away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GoesOn {
+    /// Within whoever changed something, who holds no lock and may be held up: a job that has ended. Most runs have few
+    /// jobs, and a task for each look would cost as much as the run.
+    Here,
+    /// As a task of its own.
+    Apart,
 }
 
 impl State {
@@ -49,11 +59,11 @@ impl State {
 }
 
 impl Driver {
-    fn tell(self) {
+    fn tell(self, place: GoesOn) {
         match self {
             Driver::Elsewhere => {}
             Driver::Waits(waker) => waker.wake(),
-            Driver::PutAway(go_on) => go_on(),
+            Driver::PutAway(go_on) => go_on(place),
         }
     }
 }
@@ -69,13 +79,13 @@ impl Run {
         Poll::Pending
     }
 
-    /// Keeps the driver, which is no task from here on, until it is to look: then `go_on` is called, where somebody
-    /// changes something and must not be held up.
-    pub(crate) fn put_away(&self, go_on: Box<dyn FnOnce() + Send>) {
+    /// Keeps the driver, which is no task from here on, until it is to look: then `go_on` is called by whoever changed
+    /// something.
+    pub(crate) fn put_away(&self, go_on: Box<dyn FnOnce(GoesOn) + Send>) {
         let mut state = self.driven.0.lock();
         if mem::take(&mut state.is_changed) {
             drop(state);
-            go_on();
+            go_on(GoesOn::Apart);
         } else {
             state.driver = Driver::PutAway(go_on);
         }
@@ -84,17 +94,18 @@ impl Run {
     /// Has the driver look.
     pub(crate) fn tell_driver(&self) {
         let driver = self.driven.0.lock().change();
-        driver.tell();
+        driver.tell(GoesOn::Apart);
     }
 
     /// Tells the driver that nothing of a job is left.
     pub(crate) fn job_gone(&self, job: JobIndex, outcome: Outcome) {
-        let driver = {
+        let (driver, place) = {
             let mut state = self.driven.0.lock();
+            let place = if outcome.is_some() { GoesOn::Here } else { GoesOn::Apart };
             state.gone.push((job, outcome));
-            state.change()
+            (state.change(), place)
         };
-        driver.tell();
+        driver.tell(place);
     }
 
     /// Jobs that are gone since this was last asked.
@@ -125,7 +136,7 @@ mod tests {
         let looks = Arc::new(AtomicUsize::new(0));
         let count = || {
             let looks = looks.clone();
-            Box::new(move || _ = looks.fetch_add(1, SeqCst))
+            Box::new(move |_| _ = looks.fetch_add(1, SeqCst))
         };
         let run = run();
         run.put_away(count());

@@ -33,6 +33,7 @@ use deliver::Cursor;
 pub use deliver::Delivery;
 pub(crate) use deliver::{Attached, From, Next};
 use driven::Driven;
+pub(crate) use driven::GoesOn;
 pub(crate) use permit::RunPermit;
 use record::Recording;
 pub(crate) use record::Repeating;
