@@ -33,12 +33,19 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Streams {
     live: Mutex<Slab<Arc<StreamControl>>>,
     tasks: TaskTracker,
-    /// Counts sweeps, from 1; a body notes it when it begins to wait for the transport.
-    sweep: Arc<AtomicU64>,
+    shared: Arc<Shared>,
     /// How long a reader may take nothing.
     stall: Duration,
     /// Connections so far.
     connections: AtomicU32,
+}
+
+/// What the streams of a worker tell each other and their connections.
+struct Shared {
+    /// Counts sweeps, from 1; a body notes it when it begins to wait for the transport.
+    sweep: AtomicU64,
+    /// A stream was woken that sends its trailers next.
+    trailers_follow: AtomicBool,
 }
 
 impl Streams {
@@ -46,7 +53,7 @@ impl Streams {
         Arc::new(Self {
             live: Mutex::default(),
             tasks: TaskTracker::new(),
-            sweep: Arc::new(AtomicU64::new(1)),
+            shared: Arc::new(Shared { sweep: AtomicU64::new(1), trailers_follow: AtomicBool::new(false) }),
             stall,
             connections: AtomicU32::new(0),
         })
@@ -61,12 +68,22 @@ impl Streams {
     pub(crate) fn control(&self, connection: Neighbours) -> Arc<StreamControl> {
         Arc::new(StreamControl {
             connection,
-            sweep: self.sweep.clone(),
+            shared: self.shared.clone(),
             waiting_since: AtomicU64::new(0),
             untaken: AtomicUsize::new(0),
             body_waits: AtomicBool::new(false),
             state: Mutex::default(),
         })
+    }
+
+    /// Whether a stream was woken, since this was last asked, that sends its trailers next. Asked before and after a step
+    /// of a connection, it says so of the streams of that.
+    pub(crate) fn trailers_follow(&self) -> bool {
+        let follow = self.shared.trailers_follow.load(Ordering::Relaxed);
+        if follow {
+            self.shared.trailers_follow.store(false, Ordering::Relaxed);
+        }
+        follow
     }
 
     /// Runs `stream` to its end, or until its control ends it, at the latest at its deadline.
@@ -89,7 +106,7 @@ impl Streams {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            let now = self.sweep.fetch_add(1, Ordering::Relaxed) + 1;
+            let now = self.shared.sweep.fetch_add(1, Ordering::Relaxed) + 1;
             let stalled = |control: &StreamControl| {
                 let since = control.waiting_since.load(Ordering::Relaxed);
                 since != 0 && now - since > sweeps_max
@@ -131,7 +148,7 @@ pub(crate) struct StreamControl {
     untaken: AtomicUsize,
     /// The sweep in which the transport last took some of what it has; 0 while it has nothing.
     waiting_since: AtomicU64,
-    sweep: Arc<AtomicU64>,
+    shared: Arc<Shared>,
     /// Beside the lock rather than behind it, for the same reason.
     body_waits: AtomicBool,
     connection: Neighbours,
@@ -166,7 +183,7 @@ impl StreamControl {
         let untaken = self.untaken.load(Ordering::Relaxed);
         self.untaken.store(untaken + bytes, Ordering::Relaxed);
         if untaken == 0 {
-            self.waiting_since.store(self.sweep.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.waiting_since.store(self.shared.sweep.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 
@@ -175,13 +192,14 @@ impl StreamControl {
         let untaken = self.untaken.load(Ordering::Relaxed) - bytes;
         self.untaken.store(untaken, Ordering::Relaxed);
         if untaken > 0 {
-            self.waiting_since.store(self.sweep.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.waiting_since.store(self.shared.sweep.load(Ordering::Relaxed), Ordering::Relaxed);
             return;
         }
         self.waiting_since.store(0, Ordering::Relaxed);
         if self.body_waits.load(Ordering::Relaxed) {
             let waker = self.state.lock().body.take();
             if let Some(waker) = waker {
+                self.shared.trailers_follow.store(true, Ordering::Relaxed);
                 waker.wake();
             }
         }

@@ -59,6 +59,11 @@ impl<S: AsyncWrite + Unpin> WireHandle<S> {
         self.0.lock().read_left = READ_AT_ONCE;
     }
 
+    /// Whether what was gathered may well wait for a little more.
+    pub(super) fn gathered_little(&self) -> bool {
+        self.0.lock().gathered.len() < BULKY_BYTES_MIN
+    }
+
     /// Writes out what was gathered.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.lock();
