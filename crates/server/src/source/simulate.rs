@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    pin::Pin,
     str::FromStr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -10,7 +11,7 @@ use std::{
 
 use outflow_engine::{Code, EmitError, Emitter, Job, JobError, Placement, Plan, Refusal, Request, Source, Text};
 use serde::Deserialize;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 /// What a request gets that says nothing else, and the most that any request may ask for.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -163,12 +164,16 @@ async fn job(emitter: Emitter, work: Arc<Work>, n: u64, id: i32) -> Result<(), J
 async fn one_by_one(emitter: &Emitter, work: &Work, says: &Says) -> Result<(), EmitError> {
     let mut schedule = Schedule::begin(work.every);
     for n in 0..work.responses {
-        if n > 0 {
-            schedule.next().await;
+        let is_last = n + 1 == work.responses;
+        if !is_last {
+            schedule.set();
         }
         match says {
             Says::Always(text) => emitter.emit(text).await?,
             Says::Time { padding } => emitter.emit(&stamped(padding)).await?,
+        }
+        if !is_last {
+            schedule.reached().await;
         }
     }
     Ok(())
@@ -183,17 +188,20 @@ async fn in_batches(emitter: &Emitter, work: &Work, says: &Says) -> Result<(), E
         };
         vec![text; work.batch.min(work.responses) as usize]
     };
-    let mut texts = batch(says);
+    let mut texts = Vec::new();
     let mut left = work.responses as usize;
     while left > 0 {
-        let now = left.min(texts.len());
+        let now = left.min(work.batch as usize);
+        if left > now {
+            schedule.set();
+        }
+        if texts.is_empty() || matches!(says, Says::Time { .. }) {
+            texts = batch(says);
+        }
         emitter.emit_all(&texts[..now]).await?;
         left -= now;
         if left > 0 {
-            schedule.next().await;
-            if matches!(says, Says::Time { .. }) {
-                texts = batch(says);
-            }
+            schedule.reached().await;
         }
     }
     Ok(())
@@ -214,22 +222,33 @@ const HELD_UP: Duration = Duration::from_millis(100);
 struct Schedule {
     every: Duration,
     due: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Schedule {
     fn begin(every: Duration) -> Self {
-        Self { every, due: Instant::now() }
+        Self { every, due: Instant::now(), timer: None }
     }
 
-    /// Waits until the next response is due.
-    async fn next(&mut self) {
+    /// Sets the timer for the next response. Before this one is emitted, since it may take a system call, for which
+    /// whoever gets this one would wait.
+    fn set(&mut self) {
         if self.every.is_zero() {
             return;
         }
         self.due += self.every;
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().reset(self.due),
+            None => self.timer = Some(Box::pin(sleep_until(self.due))),
+        }
+    }
+
+    /// Waits until the response is due for which it was set.
+    async fn reached(&mut self) {
+        let Some(timer) = &mut self.timer else { return };
         let now = Instant::now();
         if self.due > now {
-            sleep_until(self.due).await;
+            timer.await;
         } else if now - self.due > HELD_UP {
             self.due = now;
         }
@@ -293,7 +312,7 @@ impl Work {
             differ: settings.differ,
         };
         for (name, value) in request.parameters() {
-            let field = format!("parameters.{name}");
+            let field = Field(name);
             match name.as_str() {
                 "jobs" => work.jobs = number(field, value, 0, settings.jobs_max)?,
                 "responses" => work.responses = number(field, value, 0, settings.responses_max)?,
@@ -307,7 +326,7 @@ impl Work {
                 "differ" => work.differ = truth(field, value)?,
                 _ => {
                     let known = "simulate knows jobs, responses, step, every, size, batch, stamp, fail, repeatable and differ";
-                    return Err(Refusal::invalid(field, format_args!("is no parameter; {known}")));
+                    return Err(Refusal::invalid(field.to_string(), format_args!("is no parameter; {known}")));
                 }
             }
         }
@@ -321,29 +340,45 @@ impl Work {
     }
 }
 
-fn number(field: String, value: &str, min: u64, max: u64) -> Result<u64, Refusal> {
+/// A parameter, as a refusal names it: written only where there is one.
+#[derive(Clone, Copy)]
+struct Field<'a>(&'a str);
+
+impl fmt::Display for Field<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "parameters.{}", self.0)
+    }
+}
+
+fn number(field: Field<'_>, value: &str, min: u64, max: u64) -> Result<u64, Refusal> {
     match u64::from_str(value) {
         Ok(number) if (min..=max).contains(&number) => Ok(number),
-        Ok(number) => Err(Refusal::invalid(field, format_args!("is {number}; {min} to {max} is allowed"))),
+        Ok(number) => {
+            Err(Refusal::invalid(field.to_string(), format_args!("is {number}; {min} to {max} is allowed")))
+        }
         Err(_) => Err(Refusal::invalid(
-            field,
+            field.to_string(),
             format_args!("is {}; a whole number from {min} to {max} is wanted", Shown(value)),
         )),
     }
 }
 
-fn truth(field: String, value: &str) -> Result<bool, Refusal> {
-    let wrong = |_| Refusal::invalid(field, format_args!("is {}; true or false is wanted", Shown(value)));
+fn truth(field: Field<'_>, value: &str) -> Result<bool, Refusal> {
+    let wrong = |_| Refusal::invalid(field.to_string(), format_args!("is {}; true or false is wanted", Shown(value)));
     bool::from_str(value).map_err(wrong)
 }
 
-fn time(field: String, value: &str, max: Duration) -> Result<Duration, Refusal> {
+fn time(field: Field<'_>, value: &str, max: Duration) -> Result<Duration, Refusal> {
     match humantime::parse_duration(value) {
         Ok(time) if time <= max => Ok(time),
-        Ok(time) => Err(Refusal::invalid(field, format_args!("is {}; at most {} is allowed", show(time), show(max)))),
-        Err(_) => {
-            Err(Refusal::invalid(field, format_args!("is {}; a time such as 250ms or 2s is wanted", Shown(value))))
-        }
+        Ok(time) => Err(Refusal::invalid(
+            field.to_string(),
+            format_args!("is {}; at most {} is allowed", show(time), show(max)),
+        )),
+        Err(_) => Err(Refusal::invalid(
+            field.to_string(),
+            format_args!("is {}; a time such as 250ms or 2s is wanted", Shown(value)),
+        )),
     }
 }
 
