@@ -33,19 +33,14 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Streams {
     live: Mutex<Slab<Arc<StreamControl>>>,
     tasks: TaskTracker,
-    shared: Arc<Shared>,
-    /// How long a reader may take nothing.
-    stall: Duration,
-    /// Connections so far.
-    connections: AtomicU32,
-}
-
-/// What the streams of a worker tell each other and their connections.
-struct Shared {
     /// Counts sweeps, from 1; a body notes it when it begins to wait for the transport.
     sweep: AtomicU64,
     /// A stream was woken that sends its trailers next.
     trailers_follow: AtomicBool,
+    /// How long a reader may take nothing.
+    stall: Duration,
+    /// Connections so far.
+    connections: AtomicU32,
 }
 
 impl Streams {
@@ -53,7 +48,8 @@ impl Streams {
         Arc::new(Self {
             live: Mutex::default(),
             tasks: TaskTracker::new(),
-            shared: Arc::new(Shared { sweep: AtomicU64::new(1), trailers_follow: AtomicBool::new(false) }),
+            sweep: AtomicU64::new(1),
+            trailers_follow: AtomicBool::new(false),
             stall,
             connections: AtomicU32::new(0),
         })
@@ -65,10 +61,10 @@ impl Streams {
     }
 
     /// A control for a stream of a connection that is about to begin.
-    pub(crate) fn control(&self, connection: Neighbours) -> Arc<StreamControl> {
+    pub(crate) fn control(self: &Arc<Self>, connection: Neighbours) -> Arc<StreamControl> {
         Arc::new(StreamControl {
             connection,
-            shared: self.shared.clone(),
+            streams: self.clone(),
             waiting_since: AtomicU64::new(0),
             untaken: AtomicUsize::new(0),
             body_waits: AtomicBool::new(false),
@@ -79,9 +75,9 @@ impl Streams {
     /// Whether a stream was woken, since this was last asked, that sends its trailers next. Asked before and after a step
     /// of a connection, it says so of the streams of that.
     pub(crate) fn trailers_follow(&self) -> bool {
-        let follow = self.shared.trailers_follow.load(Ordering::Relaxed);
+        let follow = self.trailers_follow.load(Ordering::Relaxed);
         if follow {
-            self.shared.trailers_follow.store(false, Ordering::Relaxed);
+            self.trailers_follow.store(false, Ordering::Relaxed);
         }
         follow
     }
@@ -91,10 +87,10 @@ impl Streams {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let key = self.live.lock().insert(control.clone());
+        let place = self.live.lock().insert(control.clone());
+        control.state.lock().place = Some(place);
         let deadline = deadline.map(|deadline| Box::new(Deadline::new(deadline)));
-        let place = Place { streams: self.clone(), key };
-        let task = StreamTask { stream, deadline, control: control.clone(), place };
+        let task = StreamTask { stream, deadline, control: control.clone() };
         let task = self.tasks.spawn(task).abort_handle();
         control.state.lock().task = Some(task);
     }
@@ -106,7 +102,7 @@ impl Streams {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            let now = self.shared.sweep.fetch_add(1, Ordering::Relaxed) + 1;
+            let now = self.sweep.fetch_add(1, Ordering::Relaxed) + 1;
             let stalled = |control: &StreamControl| {
                 let since = control.waiting_since.load(Ordering::Relaxed);
                 since != 0 && now - since > sweeps_max
@@ -148,7 +144,7 @@ pub(crate) struct StreamControl {
     untaken: AtomicUsize,
     /// The sweep in which the transport last took some of what it has; 0 while it has nothing.
     waiting_since: AtomicU64,
-    shared: Arc<Shared>,
+    streams: Arc<Streams>,
     /// Beside the lock rather than behind it, for the same reason.
     body_waits: AtomicBool,
     connection: Neighbours,
@@ -164,6 +160,8 @@ struct State {
     task: Option<AbortHandle>,
     /// The body, while it waits for all to be taken.
     body: Option<Waker>,
+    /// Where it is among those of its worker, while its task is there.
+    place: Option<usize>,
 }
 
 impl StreamControl {
@@ -183,7 +181,7 @@ impl StreamControl {
         let untaken = self.untaken.load(Ordering::Relaxed);
         self.untaken.store(untaken + bytes, Ordering::Relaxed);
         if untaken == 0 {
-            self.waiting_since.store(self.shared.sweep.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.waiting_since.store(self.streams.sweep.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 
@@ -192,14 +190,14 @@ impl StreamControl {
         let untaken = self.untaken.load(Ordering::Relaxed) - bytes;
         self.untaken.store(untaken, Ordering::Relaxed);
         if untaken > 0 {
-            self.waiting_since.store(self.shared.sweep.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.waiting_since.store(self.streams.sweep.load(Ordering::Relaxed), Ordering::Relaxed);
             return;
         }
         self.waiting_since.store(0, Ordering::Relaxed);
         if self.body_waits.load(Ordering::Relaxed) {
             let waker = self.state.lock().body.take();
             if let Some(waker) = waker {
-                self.shared.trailers_follow.store(true, Ordering::Relaxed);
+                self.streams.trailers_follow.store(true, Ordering::Relaxed);
                 waker.wake();
             }
         }
@@ -233,18 +231,6 @@ impl StreamControl {
     }
 }
 
-/// A stream's place among those of its worker.
-struct Place {
-    streams: Arc<Streams>,
-    key: usize,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.streams.live.lock().remove(self.key);
-    }
-}
-
 pin_project! {
     /// A stream's task with its deadline. In this order, since the deadline is looked at whenever the task is woken, and
     /// is so next to the task's head.
@@ -255,7 +241,16 @@ pin_project! {
         #[pin]
         stream: F,
         control: Arc<StreamControl>,
-        place: Place,
+    }
+
+    impl<F> PinnedDrop for StreamTask<F> {
+        fn drop(this: Pin<&mut Self>) {
+            // Not within `if let`, where the lock would be held for too long: `live` is taken first elsewhere.
+            let place = this.control.state.lock().place.take();
+            if let Some(place) = place {
+                this.control.streams.live.lock().remove(place);
+            }
+        }
     }
 }
 
