@@ -11,7 +11,7 @@ use std::{
 use crate::{
     Delivery, Durability, Leave, Neighbours, Run, RunId, Sequence, Store,
     replay::Replay,
-    run::{Attached, Heard, Next},
+    run::{Attached, Next},
 };
 
 /// One client's cursor over a run. Dropping it is leaving: a plain run's jobs stop at once, a journaled run goes on for
@@ -19,7 +19,6 @@ use crate::{
 pub struct Reader {
     run: Arc<Run>,
     place: Attached,
-    heard: Heard,
     /// Of a journaled run.
     store: Option<Arc<dyn Store>>,
     /// Only while it is behind.
@@ -29,12 +28,12 @@ pub struct Reader {
 impl Reader {
     /// The one reader of a plain run.
     pub(crate) fn plain(run: Arc<Run>, place: Attached) -> Self {
-        Self { run, place, heard: Heard::default(), store: None, replay: None }
+        Self { run, place, store: None, replay: None }
     }
 
     /// One reader of a journaled run.
     pub(crate) fn journaled(run: Arc<Run>, place: Attached, store: Arc<dyn Store>) -> Self {
-        Self { run, place, heard: Heard::default(), store: Some(store), replay: None }
+        Self { run, place, store: Some(store), replay: None }
     }
 
     /// Has it woken next to its neighbours: readers whose tasks wake the same other task.
@@ -59,7 +58,7 @@ impl Reader {
     /// The next chunk, or the end; the task of `cx` is woken when there is one. After the end, the end again.
     #[inline]
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Delivery> {
-        let next = match self.run.poll_next(self.place, &mut self.heard, cx) {
+        let next = match self.run.poll_next(self.place, cx) {
             Poll::Ready(Next::Behind { next, visible }) => return self.poll_replay(next, visible, cx),
             Poll::Ready(Next::Delivery(delivery)) => Poll::Ready(delivery),
             Poll::Pending => Poll::Pending,
@@ -87,7 +86,7 @@ impl Reader {
             }
             Err(cause) => {
                 self.run.leave(self.place, cause);
-                match self.run.poll_next(self.place, &mut self.heard, cx) {
+                match self.run.poll_next(self.place, cx) {
                     Poll::Ready(Next::Delivery(delivery)) => Poll::Ready(delivery),
                     _ => unreachable!("a reader that left is told so"),
                 }

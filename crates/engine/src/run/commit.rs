@@ -160,12 +160,9 @@ impl Run {
         }
         recording.window.trim(self.limits.live_bytes_max(state.journal.budget()));
         if recording.visible > seen || recording.is_ended {
-            self.news.add();
-            recording.waiting.sound(alarms);
-            // One that is behind has enough to do, until there is an end.
-            if recording.is_ended {
-                state.readers.iter_mut().for_each(|(_, reader)| reader.sound(alarms));
-            }
+            // One that is behind has enough to do.
+            let waiting = state.readers.iter_mut().filter(|(_, reader)| reader.is_live || recording.is_ended);
+            waiting.for_each(|(_, reader)| reader.sound(alarms));
         }
         if others_wait {
             recording.tell_others();

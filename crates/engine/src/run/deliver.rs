@@ -10,11 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{
-    Run, State,
-    waiting::{Heard, Spot},
-    wake,
-};
+use super::{Run, State, wake};
 use crate::{
     Chunk, End, Finish, Leave, Limits, Record, Refusal, Sequence,
     bell::{Alarm, Alarms, Neighbours},
@@ -69,10 +65,8 @@ pub(super) struct Cursor {
     next: Sequence,
     /// The last sequence it wants at all.
     last_wanted: Sequence,
-    /// Set while it waits by itself: the reader of a plain run, or one that is behind.
+    /// Set while it waits.
     pub(super) alarm: Option<Alarm>,
-    /// Where it waits with others.
-    spot: Spot,
     /// Why it is given no more, although it had not been told the end. Boxed, since most readers are told the end.
     left: Option<Box<Leave>>,
     /// It was told the end.
@@ -128,7 +122,6 @@ impl Run {
             next: Sequence(after.0 + 1),
             last_wanted: Sequence(limit.map_or(u64::MAX, |limit| after.0.saturating_add(limit.get()))),
             alarm: None,
-            spot: Spot::NOWHERE,
             left: None,
             finished: false,
             is_live: false,
@@ -163,19 +156,11 @@ impl Run {
         state.recording.as_ref().map_or(state.readers.len(), |recording| recording.attached as usize)
     }
 
-    /// The next thing for the reader, which had `heard` so much.
-    pub(crate) fn poll_next(
-        self: &Arc<Self>,
-        place: Attached,
-        heard: &mut Heard,
-        cx: &mut Context<'_>,
-    ) -> Poll<Next> {
-        if heard.is_all(&self.news, cx.waker()) {
-            return Poll::Pending;
-        }
+    /// The next thing for the reader.
+    pub(crate) fn poll_next(self: &Arc<Self>, place: Attached, cx: &mut Context<'_>) -> Poll<Next> {
         let mut state = self.state.lock();
         if state.recording.is_some() {
-            return self.poll_durable(&mut state, place, heard, cx);
+            return self.poll_durable(&mut state, place, cx);
         }
         let reader = &mut state.readers[place.key()];
         let (next, last_wanted) = (reader.next, reader.last_wanted);
@@ -200,13 +185,7 @@ impl Run {
     }
 
     /// The same for a run of which only what is durable is seen.
-    fn poll_durable(
-        self: &Arc<Self>,
-        state: &mut State,
-        place: Attached,
-        heard: &mut Heard,
-        cx: &Context<'_>,
-    ) -> Poll<Next> {
+    fn poll_durable(self: &Arc<Self>, state: &mut State, place: Attached, cx: &Context<'_>) -> Poll<Next> {
         let reader = &mut state.readers[place.key()];
         let recording = state.recording.as_mut().expect("the caller saw it");
         let (next, visible) = (reader.next, recording.visible);
@@ -220,7 +199,6 @@ impl Run {
                 (false, true) => {
                     recording.live += 1;
                     recording.window.enter(next);
-                    reader.alarm = None;
                 }
                 _ => {}
             }
@@ -232,10 +210,6 @@ impl Run {
             }
             if let Some(chunk) = recording.window.take(next, reader.last_wanted) {
                 self.pass(state, place, chunk.last(), &mut Alarms::default());
-                if chunk.last() == visible {
-                    // It will ask at once for what follows: what it would be told then, it knows now.
-                    self.wait(state, place, heard, cx);
-                }
                 return Poll::Ready(Next::Delivery(Delivery::Chunk(chunk)));
             }
         }
@@ -243,20 +217,8 @@ impl Run {
         if let Some(finish) = Self::finish(state, place, visible, is_told) {
             return Poll::Ready(Next::Delivery(finish));
         }
-        self.wait(state, place, heard, cx);
+        state.readers[place.key()].waits(|| Alarm::new(cx.waker()), cx);
         Poll::Pending
-    }
-
-    /// The reader of a journaled run waits for what is durable next, unless it was told to ask for its end.
-    fn wait(&self, state: &mut State, place: Attached, heard: &mut Heard, cx: &Context<'_>) {
-        let reader = &mut state.readers[place.key()];
-        if let Some(recording) = &mut state.recording
-            && reader.left.is_none()
-            && !recording.is_ended
-        {
-            recording.waiting.add(place.key, &mut reader.spot, reader.neighbours, cx.waker());
-            heard.all(&self.news, cx.waker());
-        }
     }
 
     /// The end, where there is one for this reader; `last` is the last response that anybody sees.
@@ -331,7 +293,7 @@ impl Run {
         let (next, after) = (reader.next, reader.next.0 - 1);
         reader.left = Some(Box::new(cause.clone()));
         reader.sound(alarms);
-        let (was_live, spot) = (std::mem::take(&mut reader.is_live), reader.spot);
+        let was_live = std::mem::take(&mut reader.is_live);
         let Some(recording) = &mut state.recording else {
             state.last_left = Some(Box::new((cause, after)));
             state.journal.discard();
@@ -344,12 +306,6 @@ impl Run {
         if was_live {
             recording.live -= 1;
             recording.window.leave(next);
-        }
-        self.news.add();
-        if let Some(alarm) =
-            recording.waiting.remove(place.key, spot, |moved| state.readers[moved as usize].spot = spot)
-        {
-            alarms.add(Neighbours::default(), alarm);
         }
         recording.attached -= 1;
         if recording.attached == 0 && !state.is_closed {

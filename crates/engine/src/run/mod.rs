@@ -12,7 +12,6 @@ mod deliver;
 mod driven;
 mod permit;
 mod record;
-mod waiting;
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -38,22 +37,17 @@ pub(crate) use driven::GoesOn;
 pub(crate) use permit::RunPermit;
 use record::Recording;
 pub(crate) use record::Repeating;
-pub(crate) use waiting::Heard;
-use waiting::News;
 
-/// One execution of a plan. In this order, since what is only read is in the caches of all who read it, as long as it does
-/// not share a line of theirs with what is written.
-#[repr(C)]
+/// One execution of a plan.
 pub struct Run {
     id: RunId,
     payload: PayloadKind,
     field: Field,
     limits: Arc<Limits>,
     payload_bytes_max: usize,
-    news: News,
-    _permit: Option<RunPermit>,
-    driven: Driven,
     state: Mutex<State>,
+    driven: Driven,
+    _permit: Option<RunPermit>,
 }
 
 struct State {
@@ -160,7 +154,6 @@ impl Run {
                 last_left: None,
                 recording: recording.map(Box::new),
             }),
-            news: News::default(),
             driven: Driven::default(),
             _permit: permit,
         }

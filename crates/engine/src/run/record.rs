@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::{From, Run, waiting::Waiting};
+use super::{From, Run};
 use crate::{
     Chunk, JobIndex, Key, Record, Refusal, RunId, RunRecord, Sequence, Start,
     committer::{Item, Queue},
@@ -46,8 +46,6 @@ pub(super) struct Recording {
     pub(super) jobs_started: Vec<JobIndex>,
 
     pub(super) window: Window,
-    /// Readers that have seen all that is durable.
-    pub(super) waiting: Waiting,
     /// Readers counted in the window.
     pub(super) live: u32,
     pub(super) attached: u32,
@@ -157,7 +155,6 @@ impl Recording {
             is_ended: false,
             jobs_started: Vec::new(),
             window: Window::default(),
-            waiting: Waiting::default(),
             live: 0,
             attached: 0,
             linger,
