@@ -189,8 +189,7 @@ def expected(estimate: plan.Estimate, left: list[plan.Step]) -> str:
     return f"about {seconds / 60:.0f} min, until about {plan.until(seconds, datetime.datetime.now())}"
 
 
-def write_page(raw: results.Raw, file: Path) -> None:
-    notes = PEERS / "notes.md"
+def write_page(raw: results.Raw, file: Path, notes: Path = PEERS / "notes.md") -> None:
     page = Page(raw, notes.read_text() if notes.is_file() else "")
     text = page.render()
     plots = file.parent / "performance"

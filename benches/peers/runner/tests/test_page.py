@@ -69,9 +69,13 @@ class Pages(unittest.TestCase):
             old = Path(folder) / "performance" / "gone.svg"
             old.parent.mkdir()
             old.write_text("<svg/>")
-            write_page(raw(), Path(folder) / "performance.md")
+            page, notes = Path(folder) / "performance.md", Path(folder) / "notes.md"
+            write_page(raw(), page, notes)
             self.assertEqual([picture.name for picture in old.parent.iterdir()], ["stream.svg"])
-            self.assertEqual((Path(folder) / "performance.md").read_text(), self.text)
+            self.assertEqual(page.read_text(), self.text)
+            notes.write_text("A profile shows why.")
+            write_page(raw(), page, notes)
+            self.assertIn("A profile shows why.", page.read_text())
 
     def test_who_was_measured_at_another_time_is_told(self) -> None:
         continued = raw()
