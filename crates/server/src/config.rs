@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::{
     Listen, Server, TransportLimits,
     server::Builder,
-    source::{Exec, ExecError, Simulate, SimulateSettings},
+    source::{Delimiter, Exec, ExecError, Simulate, SimulateSettings, Split},
 };
 
 /// A checked configuration.
@@ -143,13 +143,23 @@ enum Kind {
 struct ExecFile {
     command: Vec<String>,
     #[serde(default)]
-    payload: PayloadFile,
+    split: SplitFile,
+    payload: Option<PayloadFile>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+/// `"lines"`, `"chunks"` or `{ delimiter = "…" }`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase", expecting = "\"lines\", \"chunks\" or { delimiter = \"…\" } is wanted")]
+enum SplitFile {
+    #[default]
+    Lines,
+    Chunks,
+    Delimiter(String),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum PayloadFile {
-    #[default]
     Text,
     Lossy,
     Bytes,
@@ -245,14 +255,24 @@ impl Config {
             }
             server = match kind {
                 Kind::Simulate(settings) => server.source_with(name, Simulate::new(settings), options),
-                Kind::Exec(ExecFile { command, payload }) => {
-                    let exec = Exec::new(&command);
-                    let exec = exec.map_err(|source| ConfigError::Exec { name: name.clone(), source })?;
-                    server.source_with(name, exec.payload(payload.into()), options)
+                Kind::Exec(exec) => {
+                    let exec = exec.source().map_err(|source| ConfigError::Exec { name: name.clone(), source })?;
+                    server.source_with(name, exec, options)
                 }
             };
         }
         Ok(server)
+    }
+}
+
+impl ExecFile {
+    fn source(self) -> Result<Exec, ExecError> {
+        let exec = Exec::new(&self.command)?.split(match self.split {
+            SplitFile::Lines => Split::Lines,
+            SplitFile::Chunks => Split::Chunks,
+            SplitFile::Delimiter(bytes) => Split::Delimiter(Delimiter::new(bytes)?),
+        });
+        Ok(if let Some(payload) = self.payload { exec.payload(payload.into()) } else { exec })
     }
 }
 

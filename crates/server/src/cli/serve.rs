@@ -3,9 +3,11 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Args;
+use outflow_engine::SourceOptions;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
@@ -16,7 +18,7 @@ use crate::{
     Listen,
     config::Config,
     server::{Builder, ServeError},
-    source::Exec,
+    source::{Exec, Split},
     store,
 };
 
@@ -30,11 +32,12 @@ Examples:
   outflow serve
   outflow serve --listen 127.0.0.1:8080 --listen [::1]:8080
   outflow serve -- sh -c 'for i in 1 2 3; do echo {id} $i; sleep 1; done'
+  outflow serve --shared --linger 10m -- ./build.sh {id}
   outflow serve --config outflow.toml
   outflow serve --data /var/lib/outflow
 
-A request's id replaces {id} in the command's arguments. Each line it writes to stdout is a response. When its reader
-leaves, the command and all it started get TERM, and KILL two seconds later.
+A request's id replaces {id} in the command's arguments. Each line it writes to stdout is a response. When its last reader
+has left (and its linger is over), the command and all it started get TERM, and KILL two seconds later.
 
 A request with linger or idempotency_key is journaled: it goes on without its reader, and can be read again from any
 place, also after this program was killed and started again. The data directory is made when the first such request
@@ -53,6 +56,19 @@ pub(super) struct Serve {
     /// (`$XDG_STATE_HOME/outflow`, else `~/.local/state/outflow`)
     #[arg(long, value_name = "DIR", env = "OUTFLOW_DATA")]
     data: Option<PathBuf>,
+    /// How the command's output becomes responses: `lines`, `chunks` (what there is, as bytes), or `delimiter=TEXT`, in which
+    /// \0, \n, \r, \t, \\ and \xHH stand for a byte
+    #[arg(long, value_name = "HOW", default_value_t, requires = "command")]
+    split: Split,
+    /// Requests with the same id share one run of the command, and who comes late gets all of it
+    #[arg(long, requires = "command")]
+    shared: bool,
+    /// For so long after its end a shared run that is complete is not run again
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, requires = "shared")]
+    reuse: Option<Duration>,
+    /// For so long the command goes on without a reader, and all it writes is journaled
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, requires = "command")]
+    linger: Option<Duration>,
     /// Answer every request by running this command
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -144,7 +160,15 @@ impl Serve {
             Data::Default(path) => server.store_when_needed(move || store::open(&path, settings)),
         };
         if !self.command.is_empty() {
-            server = server.default_source("exec", Exec::new(&self.command)?);
+            let mut options = SourceOptions::new();
+            if self.shared {
+                options = options.shared(self.reuse.unwrap_or_default());
+            }
+            if let Some(linger) = self.linger {
+                options = options.linger(linger);
+            }
+            let exec = Exec::new(&self.command)?.split(self.split);
+            server = server.source_with("exec", exec, options).default_to("exec");
         }
         Ok(server)
     }

@@ -1,6 +1,6 @@
-//! `exec`: the output of a command, each line a response the moment it is written. No shell; a process group of its
-//! own, which ends with the run. It reads as fast as the run's reader takes, so a slow reader slows the command
-//! through its pipe.
+//! `exec`: the output of a command, each line (or what else it is split into) a response the moment it is written. No
+//! shell; a process group of its own, which ends with the run. It reads as fast as the run's reader takes, so a slow
+//! reader slows the command through its pipe.
 
 use std::{
     io,
@@ -11,10 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, BytesMut};
-use outflow_engine::{
-    Cleanup, Code, EmitError, Emitter, Job, JobError, PayloadKind, Placement, Plan, Refusal, Request, Source,
-};
+use outflow_engine::{Cleanup, Code, Emitter, Job, JobError, PayloadKind, Placement, Plan, Refusal, Request, Source};
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
@@ -22,6 +19,8 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
+
+use super::{Split, SplitError};
 
 /// Replaced by the request's id inside arguments.
 const ID: &str = "{id}";
@@ -31,11 +30,6 @@ const TERM_GRACE: Duration = Duration::from_secs(2);
 const KILL_TIME: Duration = Duration::from_secs(2);
 /// How often a group without its leader is looked at until it is empty.
 const GROUP_POLL: Duration = Duration::from_millis(10);
-/// Bytes read from the pipe at once: as much as a pipe usually holds.
-const READ_BYTES: usize = 64 * 1024;
-/// A longer line is emitted in parts, so that output without line ends needs no memory. It fits the engine's
-/// smallest useful response limit with its prefix.
-const LINE_BYTES_MAX: usize = 512 * 1024;
 /// How much of the end of stderr is kept.
 const STDERR_BYTES_MAX: usize = 1024;
 const STDERR_LINES_MAX: usize = 10;
@@ -47,7 +41,8 @@ pub struct Exec {
     program: PathBuf,
     name: String,
     arguments: Vec<String>,
-    payload: PayloadKind,
+    split: Split,
+    payload: Option<PayloadKind>,
     processes: Arc<Semaphore>,
 }
 
@@ -58,6 +53,9 @@ pub enum ExecError {
     /// There is no command.
     #[error("no command is given")]
     Empty,
+    /// Its output cannot be split so.
+    #[error("split: {0}")]
+    Split(#[from] SplitError),
     /// It is not there, or not a program.
     #[error("cannot run `{command}`: {source}; give its path, or put its folder into PATH")]
     NotFound {
@@ -80,16 +78,30 @@ impl Exec {
             program,
             name: name.clone(),
             arguments: arguments.to_vec(),
-            payload: PayloadKind::Text,
+            split: Split::default(),
+            payload: None,
             processes: Arc::new(Semaphore::new(PROCESSES_MAX)),
         })
     }
 
-    /// Whether lines are text (the default), text with what is not UTF-8 replaced, or bytes.
+    /// How its output becomes responses; by default each line is one.
+    #[must_use]
+    pub fn split(mut self, split: Split) -> Self {
+        self.split = split;
+        self
+    }
+
+    /// Whether responses are text, text with what is not UTF-8 replaced, or bytes. By default chunks are bytes, which end
+    /// anywhere in a text, and everything else is text.
     #[must_use]
     pub fn payload(mut self, payload: PayloadKind) -> Self {
-        self.payload = payload;
+        self.payload = Some(payload);
         self
+    }
+
+    fn payload_kind(&self) -> PayloadKind {
+        let usual = if self.split == Split::Chunks { PayloadKind::Bytes } else { PayloadKind::Text };
+        self.payload.unwrap_or(usual)
     }
 }
 
@@ -114,20 +126,21 @@ impl Source for Exec {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        let name = self.name.clone();
-        let job = Job::new(async move |emitter| run(command, name, place, emitter).await);
-        // It awaits its pipes, and between them only cuts lines.
-        Ok(Plan::new().job(job).payload(self.payload).placement(Placement::Reader))
+        let (name, split) = (self.name.clone(), self.split.clone());
+        let job = Job::new(async move |emitter| run(command, name, &split, place, emitter).await);
+        // It awaits its pipes, and between them only cuts what came.
+        Ok(Plan::new().job(job).payload(self.payload_kind()).placement(Placement::Reader))
     }
 
     fn configuration(&self) -> String {
-        format!("{} {:?} {:?}", self.program.display(), self.arguments, self.payload)
+        format!("{} {:?} {} {:?}", self.program.display(), self.arguments, self.split, self.payload_kind())
     }
 }
 
 async fn run(
     mut command: Command,
     name: String,
+    split: &Split,
     place: OwnedSemaphorePermit,
     emitter: Emitter,
 ) -> Result<(), JobError> {
@@ -137,7 +150,7 @@ async fn run(
     let stdout = child.stdout.take().expect("stdout is piped");
     let stderr = child.stderr.take().expect("stderr is piped");
     // The output is over when every process has closed it, the leader's children included, as in a shell's `$(…)`.
-    let (emitted, complaint, exit) = tokio::join!(emit_lines(stdout, &emitter), last_lines(stderr), child.wait());
+    let (emitted, complaint, exit) = tokio::join!(split.emit(stdout, &emitter), last_lines(stderr), child.wait());
     emitted?;
     let exit =
         exit.map_err(|error| JobError::new(Code::Internal, format_args!("cannot wait for `{name}`: {error}")))?;
@@ -161,55 +174,6 @@ fn failed(name: &str, exit: ExitStatus, complaint: &str) -> JobError {
     };
     let colon = if complaint.is_empty() { "" } else { ": " };
     JobError::new(Code::Unknown, format_args!("`{name}` {how}{colon}{complaint}"))
-}
-
-/// Why output was not emitted to its end.
-enum OutputError {
-    Read(io::Error),
-    Emit(EmitError),
-}
-
-impl From<OutputError> for JobError {
-    fn from(error: OutputError) -> Self {
-        match error {
-            OutputError::Read(error) => {
-                JobError::new(Code::Internal, format_args!("cannot read the output: {error}"))
-            }
-            OutputError::Emit(error) => error.into(),
-        }
-    }
-}
-
-/// Emits each line of `output`, without its line end; the last one also where it has none.
-async fn emit_lines(mut output: impl AsyncRead + Unpin, emitter: &Emitter) -> Result<(), OutputError> {
-    let mut read = BytesMut::with_capacity(READ_BYTES);
-    // Bytes at the start of `read` that are known to hold no line end.
-    let mut searched = 0;
-    loop {
-        read.reserve(READ_BYTES);
-        if output.read_buf(&mut read).await.map_err(OutputError::Read)? == 0 {
-            break;
-        }
-        if let Some(end) = memchr::memrchr(b'\n', &read[searched..]) {
-            let whole = read.split_to(searched + end + 1);
-            let lines: Vec<&[u8]> = whole[..whole.len() - 1].split(|byte| *byte == b'\n').collect();
-            emitter.emit_all(&lines).await.map_err(OutputError::Emit)?;
-        }
-        while read.len() > LINE_BYTES_MAX {
-            let part = read.split_to(character_start(&read, LINE_BYTES_MAX));
-            emitter.emit_partial(&part[..]).await.map_err(OutputError::Emit)?;
-        }
-        searched = read.len();
-    }
-    if read.has_remaining() {
-        emitter.emit(&read[..]).await.map_err(OutputError::Emit)?;
-    }
-    Ok(())
-}
-
-/// The last place up to `at` where a character of UTF-8 starts; `at` itself where the bytes are no text.
-fn character_start(bytes: &[u8], at: usize) -> usize {
-    (at - 3..=at).rev().find(|&at| bytes[at] & 0xc0 != 0x80).unwrap_or(at)
 }
 
 /// Reads `complaints` to their end and keeps their last lines.
@@ -299,13 +263,6 @@ mod tests {
         assert!(matches!(missing, Err(ExecError::NotFound { .. })));
         assert!(matches!(Exec::new(&[]), Err(ExecError::Empty)));
         assert!(Exec::new(&["sh".into()]).is_ok());
-    }
-
-    #[test]
-    fn a_part_ends_between_characters() {
-        assert_eq!(character_start("aaé".as_bytes(), 3), 2);
-        assert_eq!(character_start("aaaé".as_bytes(), 3), 3);
-        assert_eq!(character_start(&[0x80; 8], 6), 6);
     }
 
     #[tokio::test]

@@ -2,6 +2,8 @@
 
 mod exec;
 mod simulate;
+mod split;
 
 pub use exec::{Exec, ExecError};
 pub use simulate::{Simulate, SimulateSettings};
+pub use split::{Delimiter, Split, SplitError};

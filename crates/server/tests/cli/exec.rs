@@ -159,3 +159,81 @@ fn bulky_output_arrives_whole_in_flat_memory_also_at_a_slow_reader() {
     assert!(text(&first).to_owned() + &rest == expected, "{} bytes", rest.len());
     assert!(peak < before + 16 * 1024, "from {before} to {peak} KiB");
 }
+
+#[test]
+fn output_is_split_as_it_is_asked_for() {
+    let server = Server::start(&["--split", r"delimiter=\0", "--", "printf", r"one\ntwo\0three\0\0four"]);
+    let (output, _) = server.fetch(&["1", "--format", "json"]);
+    let lines = text(&output.stdout).lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let results: Vec<_> = lines.map(|line| line["result"].as_str().unwrap_or_default().to_owned()).collect();
+    assert_eq!(results, ["one\ntwo", "three", "", "four"]);
+}
+
+#[test]
+fn a_delimiter_is_found_wherever_reads_end_and_long_pieces_come_in_parts() {
+    // Pieces around the size of a read, and one that no response holds.
+    let script = "for n in 65530 65533 65534 65535 65536 65537 1500000 3; do head -c $n /dev/zero | tr '\\0' x; printf -- '<=>'; done";
+    let server = Server::start(&["--split", "delimiter=<=>", "--", "sh", "-c", script]);
+    let (output, _) = server.fetch(&["1"]);
+    let sizes: Vec<_> = text(&output.stdout).lines().map(str::len).collect();
+    assert_eq!(sizes, [65530, 65533, 65534, 65535, 65536, 65537, 1_500_000, 3]);
+}
+
+#[test]
+fn chunks_are_what_there_is_as_bytes() {
+    let server = Server::start(&["--split", "chunks", "--", "sh", "-c", r"printf 'a\377\n'; sleep 0.3; printf 'b'"]);
+    let (output, _) = server.fetch(&["1", "--format", "json"]);
+    let lines = text(&output.stdout).lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let data: Vec<_> = lines.map(|line| line["data"].as_str().unwrap_or_default().to_owned()).collect();
+    assert_eq!(data, ["Yf8K", "Yg=="], "in base64");
+}
+
+#[test]
+fn ten_readers_share_one_command_and_a_late_one_gets_all_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let runs = directory.path().join("runs");
+    let script = format!("echo run >>{}; for i in 1 2 3; do echo {{id}} $i; sleep 0.2; done", runs.display());
+    let data = directory.path().join("data");
+    let server =
+        Server::start(&["--data", data.to_str().unwrap(), "--shared", "--reuse", "1m", "--", "sh", "-c", &script]);
+    let readers: Vec<_> = (0..10)
+        .map(|_| {
+            let mut fetch = outflow(&["fetch", "7", "--server", &server.address]);
+            fetch.stdout(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for reader in readers {
+        let output = reader.wait_with_output().unwrap();
+        assert_eq!(text(&output.stdout), "7 1\n7 2\n7 3\n");
+    }
+    let (output, _) = server.fetch(&["7"]);
+    assert_eq!(text(&output.stdout), "7 1\n7 2\n7 3\n", "an ended one is used again");
+    assert_eq!(std::fs::read_to_string(runs).unwrap(), "run\n");
+}
+
+#[test]
+fn a_command_that_lingers_goes_on_without_its_reader() {
+    let directory = tempfile::tempdir().unwrap();
+    let ended = directory.path().join("ended");
+    let script = format!("echo one; sleep 0.5; echo two; : >{}", ended.display());
+    let data = directory.path().join("data");
+    let server = Server::start(&["--data", data.to_str().unwrap(), "--linger", "1m", "--", "sh", "-c", &script]);
+    let (output, _) = server.fetch(&["1", "--limit", "1"]);
+    assert_eq!(text(&output.stdout), "one\n");
+    assert!(within(Duration::from_secs(8), || ended.exists().then_some(())).is_some(), "it was stopped");
+}
+
+#[test]
+fn what_is_said_of_a_command_needs_one_and_is_checked_before_a_port_is_bound() {
+    for (arguments, told) in [
+        (&["--shared"][..], "<COMMAND>"),
+        (&["--reuse", "1m", "--", "true"], "--shared"),
+        (&["--split", "words", "--", "true"], "lines, chunks and delimiter=TEXT"),
+        (&["--split", "delimiter=", "--", "true"], "1 to 256"),
+        (&["--linger", "long", "--", "true"], "--linger"),
+    ] {
+        let output = outflow(&["serve"]).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).contains(told), "{arguments:?}: {}", text(&output.stderr));
+    }
+}
