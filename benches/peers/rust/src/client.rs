@@ -2,7 +2,7 @@
 //! the client in Go print. They take no times of single responses, which would cost more than the responses do: what is
 //! not known is null.
 
-use std::{env, fmt::Display, process, time::Instant};
+use std::{env, fmt::Display, time::Instant};
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -25,12 +25,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads the program's arguments, and ends it with status 2 where they cannot be read.
-    pub fn of_arguments() -> Self {
-        Self::parse(env::args().skip(1)).unwrap_or_else(|problem| {
-            eprintln!("{problem}\n{USAGE}");
-            process::exit(2)
-        })
+    /// Reads the program's arguments.
+    pub fn of_arguments() -> Result<Self, String> {
+        Self::parse(env::args().skip(1)).map_err(|problem| format!("{problem}; {USAGE}"))
     }
 
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {

@@ -5,7 +5,7 @@ use outflow_peers::client::{Measurement, Options};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let options = Options::of_arguments();
+    let options = Options::of_arguments()?;
     let client = Client::connect(&format!("http://{}", options.server)).await?;
     let mut measurement = Measurement::start();
     for _ in 0..options.calls {
