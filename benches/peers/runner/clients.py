@@ -9,7 +9,7 @@ from typing import Any
 
 from .process import Failure, Process, Supervisor, process_cpu_seconds
 from .servers import CLIENT_PROGRAMS, Programs, Running, Server
-from .workloads import Load
+from .workloads import Load, Transport
 
 # As far as HTTP/2 goes, and as our own client library has it.
 LARGE = ["--window", str(16 * 1024 * 1024), "--frame", str(1024 * 1024)]
@@ -72,20 +72,21 @@ def check(report: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
-def command(client: str, server: Server, running: Running, load: Load, programs: Programs) -> list[str]:
+def command(client: str, server: Server, running: Running, load: Load, programs: Programs, transport: Transport) -> list[str]:
     """What the client is started with."""
     address = f"127.0.0.1:{running.port}"
     parameters = load.parameters(batch=server.program == "outflow" and server.name != "outflow-emit")
     if client in CLIENT_PROGRAMS:
-        line = [programs.path(CLIENT_PROGRAMS[client]), "-server", address]
+        line = [programs.path(CLIENT_PROGRAMS[client]), "-server", address, *transport.clients]
         dash, parameter = "-", "-param"
     elif server.program == "nats-server":
         return jetstream_command(server, running, load, programs)
     elif client == "fetch":
-        line = [programs.path("outflow"), "fetch", str(load.id), "--server", f"http://{address}", "--format", "plain"]
+        line = [programs.path("outflow"), "fetch", str(load.id), "--server", f"{transport.scheme}://{address}"]
+        line += ["--format", "plain"]
         return line + [word for value in parameters for word in ("--param", value)]
     else:
-        scheme = "tcp" if server.name == "tcp" else "http"
+        scheme = "tcp" if server.name == "tcp" else transport.scheme
         line = [programs.path("outflow"), "bench", str(load.id), "--server", f"{scheme}://{address}", "--format", "json"]
         line += WINDOWS[client]
         dash, parameter = "--", "--param"
@@ -117,10 +118,12 @@ def jetstream_command(server: Server, running: Running, load: Load, programs: Pr
     return line
 
 
-def start(client: str, server: Server, running: Running, load: Load, programs: Programs, supervisor: Supervisor) -> Client:
+def start(
+    client: str, server: Server, running: Running, load: Load, programs: Programs, supervisor: Supervisor, transport: Transport
+) -> Client:
     if server.name == "s2-lite":
         return start_s2(running, load, programs, supervisor)
-    line = command(client, server, running, load, programs)
+    line = command(client, server, running, load, programs, transport)
     began = time.monotonic()
     if client == "fetch":
         return Client([supervisor.start(line, "fetch", silent=True)], line, load, began)

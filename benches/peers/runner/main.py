@@ -19,9 +19,8 @@ from .measure import Bench
 from .page import Page
 from .process import Supervisor
 from .servers import CLIENT_PROGRAMS, SERVERS, Programs
-from .workloads import CLIENTS, workloads
+from .workloads import CLIENTS, TRANSPORTS, workloads
 
-TRANSPORTS = ("plain",)
 # What `benches/peers/build` makes, as far as it can be had.
 BUILT = (
     *("grpc-go-server", "grpc-go-client", "jetstream", "nats-server"),
@@ -46,7 +45,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--redo", action="store_true",
                         help="continue, but measure all anew that --only, --workload and --client select")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a hundredth of the work and one round, to see that it runs")
-    parser.add_argument("--transport", choices=TRANSPORTS, default=TRANSPORTS[0], help="how servers are spoken with")
+    parser.add_argument("--transport", choices=TRANSPORTS, default="plain", help="how servers are spoken with")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep the raw results here, or with --from-results read them")
     parser.add_argument("--page", nargs="?", type=Path, const=ROOT / "docs" / "performance.md", metavar="FILE",
                         help="write the page (default docs/performance.md) and its plots beside it")  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 from . import clients, servers
 from .process import Failure, Memory, Process, Supervisor
 from .servers import SERVERS, Programs, Running, Server
-from .workloads import Load, Workload
+from .workloads import TRANSPORTS, Load, Workload
 
 LOOK_SECONDS = 0.25
 
@@ -66,19 +66,10 @@ class Bench:
 
     def measure(self, workload: Workload, client: str, server: Server, data: Path) -> tuple[Measured, list[list[str]]]:
         load = workload.load_of(client, server.name)
-        if server.journaled:
-            os.sync()  # What others have written is not for this server to wait for.
-        running = servers.start(server, self.programs, self.supervisor, data, load)
-        if workload.kind == "replay":
-            # What is replayed is made first, and its maker has gone.
-            self.run(workload, "tuned", server, running, workload.warm_up)
-            self.supervisor.stop(running.process)
-            running = servers.start(server, self.programs, self.supervisor, data, load)
-        elif server.name != "s2-lite":
-            self.run(workload, client, server, running, workload.warm_up)
+        running = self.warm(workload, client, server, data)
         before = running.process.memory().resident
         began, cpu = time.monotonic(), running.process.cpu_seconds()
-        started = clients.start(client, server, running, load, self.programs, self.supervisor)
+        started = self.client(client, server, running, load)
         if workload.kind == "window":
             cpu_seconds, seconds, idle = look(running.process, workload.window, began)
             report = started.report(workload.seconds_max)
@@ -91,17 +82,39 @@ class Bench:
         lines = [shown(line, running) for line in (running.command, started.command)]
         return Measured(cpu_seconds, seconds, report, before, idle, memory.peak), lines
 
+    def warm(self, workload: Workload, client: str, server: Server, data: Path) -> Running:
+        """A server of its own that is ready and has served before."""
+        load = workload.load_of(client, server.name)
+        if server.journaled:
+            os.sync()  # What others have written is not for this server to wait for.
+        running = self.server(server, data, load)
+        if workload.kind == "replay":
+            # What is replayed is made first, and its maker has gone.
+            self.run(workload, "tuned", server, running, workload.warm_up)
+            self.supervisor.stop(running.process)
+            running = self.server(server, data, load)
+        elif server.name != "s2-lite":
+            self.run(workload, client, server, running, workload.warm_up)
+        return running
+
+    def server(self, server: Server, data: Path, load: Load) -> Running:
+        return servers.start(server, self.programs, self.supervisor, data, load, TRANSPORTS[self.transport])
+
+    def client(self, client: str, server: Server, running: Running, load: Load) -> clients.Client:
+        transport = TRANSPORTS[self.transport]
+        return clients.start(client, server, running, load, self.programs, self.supervisor, transport)
+
     def run(self, workload: Workload, client: str, server: Server, running: Running, load: Load) -> None:
         """A client whose measurement nobody wants."""
-        started = clients.start(client, server, running, load, self.programs, self.supervisor)
+        started = self.client(client, server, running, load)
         started.report(workload.seconds_max)
         for process in started.processes:
             self.supervisor.stop(process)
 
     def public(self, text: str) -> str:
-        """Without this machine's paths."""
-        for path in self.programs.paths.values():
-            text = text.replace(str(path), path.name)
+        """Without this machine's paths, and with each program's own name, whichever file it is in."""
+        for name, path in self.programs.paths.items():
+            text = text.replace(str(path), name)
         return text.replace(str(self.folder), "WORK")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from . import goals, plot
 from .figures import METRICS, Figure, Results, Row, number, per
 from .servers import CLIENT_PROGRAMS, SERVERS
-from .workloads import CLIENTS, Workload, left_out, workloads
+from .workloads import CLIENTS, TRANSPORTS, Workload, left_out, workloads
 
 OWN = ("outflow", "outflow-again", "outflow-emit", "outflow-disk")
 REFERENCES = ("outflow", "outflow-disk")
@@ -44,7 +44,7 @@ class Page:
 All servers answer the same contract with the same responses, on one machine, {self.when()}. In each round every
 server is measured once with every workload and client, one after the other, and the next round begins with another one.
 Each measurement has a new server, which is warmed up first. Client and server share the machine and talk over loopback,
-{raw["transport"]} text. Outflow logs warnings only, as the peers log nothing.
+{TRANSPORTS[raw["transport"]].says}. Outflow logs warnings only, as the peers log nothing.
 
 CPU is what the operating system has accounted to the server (user and system, children included) from the client's start
 to its end. Figures are medians over the rounds, with the lowest and the highest, and the spread is the difference of these
@@ -207,7 +207,8 @@ in which a response was missing or a call failed is none.
         for server in workload.servers:
             missing = [c for c in workload.clients if not self.results.rows.get((workload.name, c, server))]
             for client in missing:
-                reason = left_out(workload, client, server) or self.raw["absent"].get(SERVERS[server].program)
+                absent = self.raw["absent"].get(SERVERS[server].program)
+                reason = left_out(workload, client, server, self.raw["transport"]) or absent
                 if reason:
                     everywhere = len(missing) == len(workload.clients)
                     words = reason if everywhere else f"{reason} ({client})"

@@ -36,7 +36,7 @@ def cells(options: argparse.Namespace, programs: Iterable[str]) -> list[Cell]:
                 for server in workload.servers
                 if selected(options, workload.name, client, server)
                 and SERVERS[server].program in programs
-                and left_out(workload, client, server) is None
+                and left_out(workload, client, server, options.transport) is None
             ]
             if servers:
                 found.append((workload, client, servers))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .process import Failure, Process, Supervisor, free_port
-from .workloads import Load
+from .workloads import Load, Transport
 
 START_SECONDS_MAX = 60.0  # nginx's frames are made first, up to 1 GiB of them
 
@@ -121,16 +121,16 @@ class Running:
     command: list[str]
 
 
-def start(server: Server, programs: Programs, supervisor: Supervisor, data: Path, load: Load) -> Running:
+def start(server: Server, programs: Programs, supervisor: Supervisor, data: Path, load: Load, transport: Transport) -> Running:
     """Starts a server; what it keeps on disk is kept in `data`, which is new unless it was kept on purpose."""
     program = programs.path(server.program)
     if server.program == "outflow":
-        return start_outflow(server, program, supervisor, data)
+        return start_outflow(server, program, supervisor, data, transport)
     if server.program == "nats-server":
         return start_jetstream(server, program, supervisor, data)
     if server.program == "s2":
         return start_s2(program, supervisor, data)
-    command = [program, "--listen", "127.0.0.1:0"]
+    command = [program, "--listen", "127.0.0.1:0", *transport.peers]
     if server.program == "nginx-h2c":
         # Its files are large, and the same in every round.
         command += [f"--param={parameter}" for parameter in load.parameters(batch=False)]
@@ -144,7 +144,7 @@ def start(server: Server, programs: Programs, supervisor: Supervisor, data: Path
     return Running(process, int(port), command)
 
 
-def start_outflow(server: Server, program: str, supervisor: Supervisor, data: Path) -> Running:
+def start_outflow(server: Server, program: str, supervisor: Supervisor, data: Path, transport: Transport) -> Running:
     data.mkdir(parents=True, exist_ok=True)
     configuration = data / "outflow.toml"
     configuration.write_text(CONFIGURATION)
@@ -152,7 +152,7 @@ def start_outflow(server: Server, program: str, supervisor: Supervisor, data: Pa
     kept = str(data / "runs") if server.journaled else "memory"
     # The peers log nothing, so it does not say a line for each request either.
     command = [program, "--log", "warn", "serve", "--listen", f"127.0.0.1:{port}", "--data", kept]
-    command += ["--config", str(configuration)]
+    command += ["--config", str(configuration), *transport.outflow]
     process = supervisor.start(command, server.name)
     process.listens(port, START_SECONDS_MAX)
     return Running(process, port, command)

@@ -14,6 +14,22 @@ CLIENTS = {
     "outflow-client": "Outflow's client library, each response decoded",
     "tonic-client": "tonic's generated client, large windows",
 }
+
+
+@dataclass(frozen=True)
+class Transport:
+    """How servers are spoken with: what more they and their clients are told for it. A run has one."""
+
+    says: str
+    scheme: str  # of an address, for `outflow`
+    outflow: tuple[str, ...] = ()  # more of `outflow serve`'s arguments
+    peers: tuple[str, ...] = ()  # of each other server of the contract
+    clients: tuple[str, ...] = ()  # of each client that is a program of its own
+    left_out: tuple[str, ...] = ()  # servers that have no such thing
+
+
+TRANSPORTS = {"plain": Transport("plain text", "http")}
+
 # Who asks for so little CPU that more is asked of it, and who for so much that less says as much.
 FAST, SLOW = ("outflow", "outflow-again", "outflow-emit", "tcp", "nginx"), ("grpc-go", "grpc-cpp")
 ORDINALS = {5: "fifth"}
@@ -278,8 +294,10 @@ def workloads(*, quick: bool) -> list[Workload]:
     return plain_workloads(part) + shared_workloads(part) + journaled_workloads(part)
 
 
-def left_out(workload: Workload, client: str, server: str) -> str | None:
+def left_out(workload: Workload, client: str, server: str, transport: str = "plain") -> str | None:
     """Why a server is not measured with this workload and client, where it is not."""
+    if server in TRANSPORTS[transport].left_out:
+        return f"does not speak {TRANSPORTS[transport].says}"
     paced = workload.load.every is not None
     if server == "tcp":
         if client == "grpc-go":

@@ -1,22 +1,42 @@
+import tempfile
 import unittest
+import unittest.mock
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from runner import clients, machine
-from runner.measure import expect, shown
+from runner import clients, machine, servers
+from runner.measure import Bench, expect, shown
 from runner.process import Failure
 from runner.servers import SERVERS, Programs, Running
-from runner.workloads import Load, Workload, left_out, workloads
+from runner.workloads import TRANSPORTS, Load, Transport, Workload, left_out, workloads
 
 from .fixture import report
 
 PROGRAMS = Programs({name: Path(f"/built/{name}") for name in ("outflow", "grpc-go-client", "jetstream")})
+ALL = Programs({server.program: Path(f"/built/{server.program}") for server in SERVERS.values()})
 RUNNING = Running(cast(Any, SimpleNamespace()), 4321, ["outflow", "serve"])
 
 
-def line(client: str, server: str, load: Load) -> str:
-    return " ".join(clients.command(client, SERVERS[server], RUNNING, load, PROGRAMS))
+class Started:
+    """A server that is never started, in place of a supervisor and of its process."""
+
+    def __init__(self) -> None:
+        self.command: list[str] = []
+
+    def start(self, command: list[str], _: str) -> "Started":
+        self.command = command
+        return self
+
+    def first_line(self, _: float) -> str:
+        return "listening on 127.0.0.1:4321"
+
+    def listens(self, *_: float) -> None:
+        return
+
+
+def line(client: str, server: str, load: Load, transport: Transport = TRANSPORTS["plain"]) -> str:
+    return " ".join(clients.command(client, SERVERS[server], RUNNING, load, PROGRAMS, transport))
 
 
 class Clients(unittest.TestCase):
@@ -42,6 +62,23 @@ class Clients(unittest.TestCase):
             "-param every=1ms -param stamp=true -connections 4 -streams 1 -for 500ms -source shared -stamps",
         )
 
+    def test_another_transport_is_an_entry_of_its_list(self) -> None:
+        other = Transport(
+            "TLS", "https", outflow=("--tls", "a"), peers=("--tls", "b"), clients=("-tls", "c"), left_out=("tcp",)
+        )
+        self.assertIn("--server https://127.0.0.1:4321", line("tuned", "outflow", Load(responses=1), other))
+        self.assertIn("--server https://127.0.0.1:4321", line("fetch", "outflow", Load(responses=1), other))
+        self.assertIn("-server 127.0.0.1:4321 -tls c", line("grpc-go", "outflow", Load(responses=1), other))
+        with tempfile.TemporaryDirectory() as folder:
+            for server, more in (("outflow", ["--tls", "a"]), ("tonic-ready", ["--tls", "b"])):
+                started = Started()
+                servers.start(SERVERS[server], ALL, cast(Any, started), Path(folder), Load(responses=1), other)
+                self.assertEqual(started.command[-2:], more)
+        with unittest.mock.patch.dict(TRANSPORTS, {"tls": other}):
+            stream = next(workload for workload in workloads(quick=True) if workload.name == "stream")
+            self.assertEqual(left_out(stream, "tuned", "tcp", "tls"), "does not speak TLS")
+            self.assertIsNone(left_out(stream, "tuned", "tcp"))
+
     def test_jetstream_has_its_own_client(self) -> None:
         load = Load(responses=5, calls=1_000, batch_bytes=65_536, linger="1m")
         self.assertEqual(
@@ -51,7 +88,8 @@ class Clients(unittest.TestCase):
 
     def test_libraries_are_asked_as_the_go_client_is(self) -> None:
         programs = Programs({"tonic-client": Path("/built/tonic-client")})
-        words = clients.command("tonic-client", SERVERS["outflow"], RUNNING, Load(responses=7, calls=1), programs)
+        load = Load(responses=7, calls=1)
+        words = clients.command("tonic-client", SERVERS["outflow"], RUNNING, load, programs, TRANSPORTS["plain"])
         self.assertEqual(
             " ".join(words),
             "/built/tonic-client -server 127.0.0.1:4321 -param jobs=1 -param step=0s -param responses=7 -param batch=64 "
@@ -90,6 +128,10 @@ class Clients(unittest.TestCase):
         self.assertEqual((added["responses"], added["responses_per_second"], added["seconds"]), (28_672, 24_576.0, 2.0))
         with self.assertRaises(Failure):
             clients.s2_report([first, "error: no"])
+
+    def test_programs_are_shown_by_their_names(self) -> None:
+        bench = Bench(Programs({"outflow": Path("/x/outflow-measured")}), cast(Any, None), Path("/y/work"))
+        self.assertEqual(bench.public("/x/outflow-measured serve --data /y/work/data"), "outflow serve --data WORK/data")
 
     def test_ports_are_not_shown(self) -> None:
         words = ["nats-server", "--port", "4321", "--x", "127.0.0.1:4321", "responses=43210"]

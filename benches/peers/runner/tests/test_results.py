@@ -13,7 +13,7 @@ from .fixture import raw
 
 
 def options(**chosen: object) -> argparse.Namespace:
-    unchosen = {"workload": None, "client": None, "only": None, "quick": True}
+    unchosen = {"workload": None, "client": None, "only": None, "quick": True, "transport": "plain"}
     return argparse.Namespace(**(unchosen | chosen))
 
 
