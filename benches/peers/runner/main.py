@@ -13,11 +13,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import machine, plan, results
+from . import growth, machine, plan, results
 from .machine import PEERS, ROOT
 from .measure import Bench
 from .page import Page
-from .process import Supervisor
+from .process import Failure, Supervisor
 from .servers import CLIENT_PROGRAMS, SERVERS, Programs
 from .workloads import CLIENTS, TRANSPORTS, workloads
 
@@ -44,18 +44,19 @@ def arguments(description: str | None) -> argparse.Namespace:
                              "machine or programs are not those of then")  # fmt: skip
     parser.add_argument("--redo", action="store_true",
                         help="continue, but measure all anew that --only, --workload and --client select")  # fmt: skip
+    parser.add_argument("--no-growth", action="store_true",
+                        help="leave out what costs become as there is more of something, which takes about two minutes after "
+                             "the rounds; it is also left out where less is selected")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a hundredth of the work and one round, to see that it runs")
     parser.add_argument("--transport", choices=TRANSPORTS, default="plain", help="how servers are spoken with")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep the raw results here, or with --from-results read them")
     parser.add_argument("--page", nargs="?", type=Path, const=ROOT / "docs" / "performance.md", metavar="FILE",
                         help="write the page (default docs/performance.md) and its plots beside it")  # fmt: skip
     parser.add_argument("--from-results", action="store_true", help="measure nothing: write the page from --out")
-    parser.add_argument("--build-dir", type=Path, default=ROOT / "target" / "peers", metavar="DIR",
-                        help="where peers are built and data is kept while it runs; default target/peers")  # fmt: skip
     parser.add_argument("--no-build", action="store_true", help="take what was built before")
-    parser.add_argument("--outflow", type=Path, metavar="PROGRAM", help="measure this one, built before")
-    parser.add_argument("--s2", type=Path, metavar="PROGRAM",
-                        help="measure s2-lite with this `s2` (cargo install s2-cli); it listens on all addresses")  # fmt: skip
+    parser.add_argument("--growth", type=Path, metavar="PROGRAM",
+                        help="measure how costs grow with this benchmark, built before")  # fmt: skip
+    add_programs(parser)
     options = parser.parse_args()
     options.proceed |= options.redo
     if options.proceed and (options.out is None or options.from_results):
@@ -67,6 +68,15 @@ def arguments(description: str | None) -> argparse.Namespace:
     if options.page and options.quick and options.page == ROOT / "docs" / "performance.md":
         parser.error("a quick run is no page: name another file with --page FILE")
     return options
+
+
+def add_programs(parser: argparse.ArgumentParser) -> None:
+    """The options that say where programs are."""
+    parser.add_argument("--build-dir", type=Path, default=ROOT / "target" / "peers", metavar="DIR",
+                        help="where peers are built and data is kept while it runs; default target/peers")  # fmt: skip
+    parser.add_argument("--outflow", type=Path, metavar="PROGRAM", help="measure this one, built before")
+    parser.add_argument("--s2", type=Path, metavar="PROGRAM",
+                        help="measure s2-lite with this `s2` (cargo install s2-cli); it listens on all addresses")  # fmt: skip
 
 
 def positive(text: str) -> int:
@@ -82,9 +92,17 @@ def build(options: argparse.Namespace) -> None:
     if options.outflow is None:
         say("building outflow")
         subprocess.run(["cargo", "build", "--release", "--locked", "-p", "outflow"], cwd=ROOT, check=True)
+    if grows(options) and options.growth is None:
+        say("building the benchmark for the growth of costs")
+        growth.build(options.build_dir.absolute() / growth.PROGRAM)
     say("building the peers")
     # What cannot be had is told by it, and left out by us.
     subprocess.run([PEERS / "build", options.build_dir], check=False)
+
+
+def grows(options: argparse.Namespace) -> bool:
+    """Whether the growth of costs is measured, too."""
+    return not (options.no_growth or options.only or options.workload or options.client)
 
 
 def find_programs(options: argparse.Namespace) -> dict[str, Path]:
@@ -127,6 +145,8 @@ def ready(options: argparse.Namespace, programs: dict[str, Path], folder: Path) 
     if options.redo:
         dropped = results.drop(raw, lambda key: plan.selected(options, *key[1:]))
         say(f"{dropped} measurements are dropped, to be made again")
+        if grows(options):
+            raw.pop("growth", None)
     say(f"{len(results.measured(raw))} measurements are kept")
     return raw
 
@@ -176,6 +196,8 @@ def measure_in(folder: Path, options: argparse.Namespace, programs: dict[str, Pa
                 say(f"{place}/{len(steps)}: round {turn}, {step.workload.name} {step.client} {step.server}: {said}")
                 if place % 10 == 0:
                     say(f"{len(steps) - place} more, {expected(estimate, steps[place:])}")
+            if grows(options) and not results.has_growth(raw):
+                raw["growth"] = measure_growth(options, supervisor, folder)
     finally:
         # Gigabytes; what the processes wrote stays.
         shutil.rmtree(folder / "frames", ignore_errors=True)
@@ -183,13 +205,24 @@ def measure_in(folder: Path, options: argparse.Namespace, programs: dict[str, Pa
     return raw
 
 
+def measure_growth(options: argparse.Namespace, supervisor: Supervisor, folder: Path) -> results.Raw:
+    program = (options.growth or options.build_dir / growth.PROGRAM).absolute()
+    if not program.is_file():
+        return {"failure": "the benchmark was not built here"}
+    say(f"how costs grow: about two minutes, at most {growth.SECONDS_MAX / 60:.0f}")
+    told = growth.measure(program, supervisor, folder, quick=options.quick)
+    say(f"how costs grow: {told.get('failure') or 'measured'}")
+    return told
+
+
 def expected(estimate: plan.Estimate, left: list[plan.Step]) -> str:
     seconds = estimate.seconds(left)
     return f"about {seconds / 60:.0f} min, until about {plan.until(seconds, datetime.datetime.now())}"
 
 
-def write_page(raw: results.Raw, file: Path, notes: Path = PEERS / "notes.md") -> None:
-    page = Page(raw, notes.read_text() if notes.is_file() else "")
+def write_page(raw: results.Raw, file: Path, written: Path = PEERS) -> None:
+    """The page and its pictures, with what is written by hand in a folder."""
+    page = Page(raw, *(part.read_text() if (part := written / name).is_file() else "" for name in ("notes.md", "published.md")))
     text = page.render()
     plots = file.parent / "performance"
     plots.mkdir(parents=True, exist_ok=True)
@@ -221,7 +254,7 @@ def main(description: str | None) -> int:
     except results.Refused as refused:
         say(f"refused: {refused}")
         return 1
-    except subprocess.CalledProcessError as error:
+    except (subprocess.CalledProcessError, Failure) as error:
         say(f"outflow was not built: {error}")
         return 1
     if options.page:
@@ -232,4 +265,6 @@ def main(description: str | None) -> int:
     failed = sum(1 for sample in raw["samples"] if sample.get("failure"))
     if failed:
         say(f"{failed} of {len(raw['samples'])} measurements failed")
-    return 1 if failed else 0
+    if why := raw.get("growth", {}).get("failure"):
+        say(f"how costs grow was not measured: {why}")
+    return 1 if failed or why else 0

@@ -1,11 +1,11 @@
 """docs/performance.md and its plots, from the raw results of one run. Every figure on it is computed here, except for what
-profiles showed, which is written by hand (`notes.md`) and put in its place."""
+profiles showed, and what others have published, which is written by hand (`notes.md`, `published.md`) and put in its place."""
 
 from collections.abc import Iterable, Mapping
 from statistics import mode
 from typing import Any
 
-from . import goals, plot
+from . import goals, growth, plot
 from .figures import METRICS, Figure, Results, Row, number, per
 from .servers import CLIENT_PROGRAMS, SERVERS
 from .workloads import CLIENTS, TRANSPORTS, Workload, left_out, workloads
@@ -18,9 +18,10 @@ OWN_CLIENTS = ("outflow-client", "fetch")
 class Page:
     """Markdown and the SVG files beside it."""
 
-    def __init__(self, raw: Mapping[str, Any], notes: str = "") -> None:
+    def __init__(self, raw: Mapping[str, Any], notes: str = "", published: str = "") -> None:
         self.raw = raw
         self.notes = notes
+        self.published = published
         self.results = Results(raw["samples"])
         sampled = {sample["workload"] for sample in raw["samples"]}
         self.workloads = [workload for workload in workloads(quick=raw["quick"]) if workload.name in sampled]
@@ -29,7 +30,7 @@ class Page:
     def render(self) -> str:
         sections = [
             self.head(), self.reach(), self.noise(), *(self.section(workload) for workload in self.workloads),
-            self.failures(), self.machine(), self.commands(),
+            self.growth(), self.elsewhere(), self.failures(), self.machine(), self.commands(),
         ]  # fmt: skip
         return "\n".join(section for section in sections if section)
 
@@ -220,6 +221,40 @@ in which a response was missing or a call failed is none.
         told = [f"- {shown(server)}: {'; '.join(words)}." for server, words in reasons.items()]
         return ["Left out:\n", *told, ""] if told else []
 
+    def growth(self) -> str:
+        """What the benchmark printed and drew, which is kept with the results."""
+        told = self.raw.get("growth")
+        if told is None:
+            return ""
+        lines = [
+            "## As there is more of it\n",
+            "What a response costs the server's CPU as there are more readers of one run, more runs at once, more streams on "
+            "one connection, more responses in one run: the least of two rounds at each point, each on a server and a store of "
+            "its own, by the benchmark's own client and source (`cargo bench -p outflow --bench growth`).\n",
+        ]
+        if "failure" in told:
+            return "\n".join([*lines, f"Not measured: {told['failure']}.\n"])
+        series = told["series"]
+        bad = [one for one in series if growth.grows(one)]
+        verdict = "none grows faster than a logarithm"
+        if bad:
+            verdict = f"**{len(bad)} grow faster than a logarithm ({'; '.join(named(one) for one in bad)})**"
+        lines += [
+            f"Measured after the rounds, on {told['date']}: of {len(series)} costs {verdict}. A fitted cost that rises "
+            "by no more than 30 % of the mean from the first point to the last is called flat.\n",
+            table(
+                ["more", "runs", "ns of server CPU per response, at each count", "how it grows"],
+                [[one["axis"], one["kept"], at_each(one["points"]), marked(one)] for one in series],
+            ),
+            "![Server CPU per response over the number of readers, runs and streams, and over the length of a run]"
+            "(performance/growth.svg)\n",
+        ]
+        self.plots["growth.svg"] = told["svg"]
+        return "\n".join(lines)
+
+    def elsewhere(self) -> str:
+        return f"## Published elsewhere\n\n{self.published.strip()}\n" if self.published else ""
+
     def failures(self) -> str:
         failures = self.results.failures
         if not failures:
@@ -265,6 +300,18 @@ def head_of(workload: Workload, row: Row) -> str:
 
 def own(workload: Workload, row: Row) -> bool:
     return row[1] in OWN_CLIENTS if workload.by_client else row[2] in OWN
+
+
+def named(series: Mapping[str, Any]) -> str:
+    return f"{series['axis']}, {series['kept']}"
+
+
+def at_each(points: Iterable[tuple[int, float]]) -> str:
+    return " · ".join(f"{at:,}: {number(cost)}" for at, cost in points)
+
+
+def marked(series: Mapping[str, Any]) -> str:
+    return f"**{series['verdict']}**" if growth.grows(series) else str(series["verdict"])
 
 
 def times_told(number: int) -> str:

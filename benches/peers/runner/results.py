@@ -24,6 +24,11 @@ def measured(raw: Raw) -> set[Key]:
     return {key_of(sample) for sample in raw["samples"] if not sample.get("failure")}
 
 
+def has_growth(raw: Raw) -> bool:
+    """Whether the growth of costs need not be measured again."""
+    return "series" in raw.get("growth", {})
+
+
 def read(file: Path) -> Raw:
     try:
         raw = json.loads(file.read_text())

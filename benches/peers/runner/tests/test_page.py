@@ -13,7 +13,7 @@ from runner.page import Page, reached, table
 from runner.plan import rotated
 from runner.results import keep
 
-from .fixture import raw, sample
+from .fixture import GROWTH, raw, sample
 
 
 class Pages(unittest.TestCase):
@@ -60,6 +60,28 @@ class Pages(unittest.TestCase):
         self.assertLess(text.index("A profile shows why."), text.index("## Noise"))
         self.assertNotIn("### Why", self.text)
 
+    def test_how_costs_grow_is_told_with_its_picture(self) -> None:
+        self.assertNotIn("## As there is more of it", self.text)
+        page = Page(raw() | {"growth": GROWTH})
+        text = page.render()
+        self.assertIn("on 2026-01-02: of 3 costs **1 grow faster than a logarithm (runs at once, journaled)**.", text)
+        self.assertIn("| runs at once | plain | 1: 20.0 · 1,000: 21.0 | flat: +0.5 % with each doubling |", text)
+        self.assertIn("| runs at once | journaled | 1: 40.0 · 1,000: 90.0 | **GROWS: 31 % above a logarithm", text)
+        self.assertEqual(set(re.findall(r"\(performance/([^)]+)\)", text)), set(page.plots))
+        self.assertEqual(page.plots["growth.svg"], GROWTH["svg"])
+        flat = GROWTH | {"series": GROWTH["series"][:2]}
+        self.assertIn("of 2 costs none grows faster than a logarithm.", Page(raw() | {"growth": flat}).render())
+
+    def test_a_growth_that_was_not_measured_is_told_with_the_reason(self) -> None:
+        page = Page(raw() | {"growth": {"failure": "it was not built"}})
+        self.assertIn("Not measured: it was not built.\n", page.render())
+        self.assertNotIn("growth.svg", page.plots)
+
+    def test_what_others_published_stands_by_itself(self) -> None:
+        self.assertNotIn("## Published elsewhere", self.text)
+        text = Page(raw(), published="Another machine.\n").render()
+        self.assertIn("## Published elsewhere\n\nAnother machine.\n\n## What failed", text)
+
     def test_a_quick_run_says_so(self) -> None:
         self.assertNotIn("quick run", self.text)
         self.assertIn("quick run", Page(raw() | {"quick": True}).render())
@@ -70,12 +92,14 @@ class Pages(unittest.TestCase):
             old.parent.mkdir()
             old.write_text("<svg/>")
             page, notes = Path(folder) / "performance.md", Path(folder) / "notes.md"
-            write_page(raw(), page, notes)
+            write_page(raw(), page, Path(folder))
             self.assertEqual([picture.name for picture in old.parent.iterdir()], ["stream.svg"])
             self.assertEqual(page.read_text(), self.text)
             notes.write_text("A profile shows why.")
-            write_page(raw(), page, notes)
-            self.assertIn("A profile shows why.", page.read_text())
+            (Path(folder) / "published.md").write_text("Another machine.")
+            write_page(raw(), page, Path(folder))
+            self.assertIn("### Why, and what was tried\n\nA profile shows why.", page.read_text())
+            self.assertIn("## Published elsewhere\n\nAnother machine.", page.read_text())
 
     def test_who_was_measured_at_another_time_is_told(self) -> None:
         continued = raw()

@@ -7,9 +7,11 @@ import unittest
 from pathlib import Path
 
 from runner import plan, results
+from runner.main import grows, measure_growth
+from runner.process import Supervisor
 from runner.results import Refused, drop, joined, keep, measured, read
 
-from .fixture import raw
+from .fixture import GROWTH, raw
 
 
 def options(**chosen: object) -> argparse.Namespace:
@@ -72,6 +74,26 @@ class Continued(unittest.TestCase):
             keep(kept, file)
             self.assertEqual(read(file), before)
             self.assertEqual([path.name for path in Path(folder).iterdir()], ["results.json"])
+
+
+class Growth(unittest.TestCase):
+    def test_it_is_measured_once_and_again_where_it_failed(self) -> None:
+        self.assertFalse(results.has_growth(raw()))
+        self.assertFalse(results.has_growth(raw() | {"growth": {"failure": "it took too long"}}))
+        self.assertTrue(results.has_growth(raw() | {"growth": GROWTH}))
+        self.assertEqual(joined(raw() | {"growth": GROWTH}, raw())["growth"], GROWTH)
+
+    def test_it_is_left_out_where_less_is_selected(self) -> None:
+        for chosen, wanted in (({}, True), ({"no_growth": True}, False), ({"workload": ["first"]}, False)):
+            self.assertEqual(grows(options(**({"no_growth": False} | chosen))), wanted)
+
+    def test_a_benchmark_that_was_not_built_is_a_failure(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            chosen = options(growth=None, build_dir=Path(folder))
+            with Supervisor(Path(folder)) as supervisor:
+                self.assertEqual(
+                    measure_growth(chosen, supervisor, Path(folder)), {"failure": "the benchmark was not built here"}
+                )
 
 
 class Estimates(unittest.TestCase):
