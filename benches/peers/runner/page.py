@@ -284,6 +284,10 @@ in which a response was missing or a call failed is none.
             "```console",
             f"$ benches/peers/run --rounds {self.raw['rounds']} --out results.json --page",
             "```\n",
+            "Where a server's time goes, by a profile of one measurement (it needs `perf`):\n",
+            "```console",
+            "$ benches/peers/profile bulk-1024k tuned outflow",
+            "```\n",
             "What it starts, servers first:\n",
         ]
         for workload in self.workloads:
