@@ -151,7 +151,7 @@ impl Serve {
         if let Some(bytes) = config.data_bytes_max() {
             settings.bytes_max = bytes;
         }
-        let mut server = config.into_builder()?;
+        let mut server = config.into_builder();
         server = match data {
             Data::Memory => server,
             // Whoever names a directory wants to know at once what is wrong with it.

@@ -5,7 +5,7 @@
 use std::{
     io,
     os::unix::process::ExitStatusExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::Arc,
     time::Duration,
@@ -13,6 +13,7 @@ use std::{
 
 use outflow_engine::{Cleanup, Code, Emitter, Job, JobError, PayloadKind, Placement, Plan, Refusal, Request, Source};
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use serde::Deserialize;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     process::{Child, Command},
@@ -20,10 +21,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Split, SplitError};
+use super::{Entry, Problem, Split, Template, parameters::Declared};
 
-/// Replaced by the request's id inside arguments.
-const ID: &str = "{id}";
 /// How long a process group has between TERM and KILL.
 const TERM_GRACE: Duration = Duration::from_secs(2);
 /// How long KILL may take; a process that waits for a broken disk cannot be waited for.
@@ -40,7 +39,8 @@ const PROCESSES_MAX: usize = 256;
 pub struct Exec {
     program: PathBuf,
     name: String,
-    arguments: Vec<String>,
+    arguments: Vec<Template>,
+    parameters: Declared,
     split: Split,
     payload: Option<PayloadKind>,
     processes: Arc<Semaphore>,
@@ -53,9 +53,14 @@ pub enum ExecError {
     /// There is no command.
     #[error("no command is given")]
     Empty,
-    /// Its output cannot be split so.
-    #[error("split: {0}")]
-    Split(#[from] SplitError),
+    /// An argument has a place that nothing fills.
+    #[error("{argument}: {problem}")]
+    Argument {
+        /// As it was given.
+        argument: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// It is not there, or not a program.
     #[error("cannot run `{command}`: {source}; give its path, or put its folder into PATH")]
     NotFound {
@@ -67,17 +72,31 @@ pub enum ExecError {
 }
 
 impl Exec {
-    /// A source that runs `command`, a program and its arguments, found as the shell finds it.
+    /// A source that runs `command`, a program and its arguments, found as the shell finds it. `{id}` in an argument is the
+    /// id of the request, `{env.NAME}` and `{file.PATH}` what they hold now.
     ///
     /// # Errors
     /// [`ExecError`] where there is no such program, so that this is known before a port is bound.
     pub fn new(command: &[String]) -> Result<Self, ExecError> {
-        let (name, arguments) = command.split_first().ok_or(ExecError::Empty)?;
-        let program = which::which(name).map_err(|source| ExecError::NotFound { command: name.clone(), source })?;
+        let parameters = Declared::default();
+        let argument = |argument: &String| {
+            Template::parse(argument, &parameters, Path::new(""))
+                .map_err(|error| ExecError::Argument { argument: argument.clone(), problem: error.to_string() })
+        };
+        let arguments = command.iter().skip(1).map(argument).collect::<Result<_, _>>()?;
+        Self::with(command.first().map_or("", String::as_str), arguments, parameters)
+    }
+
+    fn with(name: &str, arguments: Vec<Template>, parameters: Declared) -> Result<Self, ExecError> {
+        if name.is_empty() {
+            return Err(ExecError::Empty);
+        }
+        let program = which::which(name).map_err(|source| ExecError::NotFound { command: name.into(), source })?;
         Ok(Self {
             program,
-            name: name.clone(),
-            arguments: arguments.to_vec(),
+            name: name.into(),
+            arguments,
+            parameters,
             split: Split::default(),
             payload: None,
             processes: Arc::new(Semaphore::new(PROCESSES_MAX)),
@@ -105,23 +124,36 @@ impl Exec {
     }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    command: Vec<String>,
+    #[serde(default)]
+    split: Split,
+}
+
+/// A source of its entry in a configuration.
+pub(super) fn configured(entry: &mut Entry<'_>) -> Result<Box<dyn Source>, Problem> {
+    let Settings { command, split } = entry.settings()?;
+    let argument = |(n, argument): (usize, &String)| entry.template(&format!("command.{n}"), argument);
+    let arguments = command.iter().enumerate().skip(1).map(argument).collect::<Result<_, _>>()?;
+    let name = command.first().map_or("", String::as_str);
+    let exec = Exec::with(name, arguments, entry.parameters().clone())
+        .map_err(|error| entry.problem("command", format_args!("command: {error}")))?;
+    Ok(Box::new(exec.split(split)))
+}
+
 impl Source for Exec {
     fn plan(&self, request: &Request) -> Result<Plan, Refusal> {
-        if let Some(name) = request.parameters().keys().next() {
-            return Err(Refusal::invalid(
-                format!("parameters.{name}"),
-                "is no parameter; this command takes only the id",
-            ));
-        }
+        let asked = self.parameters.asked(request)?;
         let place = self
             .processes
             .clone()
             .try_acquire_owned()
             .map_err(|_| Refusal::Exhausted { what: "the limit on commands that run at once", max: PROCESSES_MAX })?;
-        let id = request.id().to_string();
         let mut command = Command::new(&self.program);
         command
-            .args(self.arguments.iter().map(|argument| argument.replace(ID, &id)))
+            .args(self.arguments.iter().map(|argument| argument.fill(&asked)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

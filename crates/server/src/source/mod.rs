@@ -1,9 +1,23 @@
-//! What answers requests out of the box. Each kind is a file of its own and knows only the engine's `Source`.
+//! What answers requests out of the box. Each kind is a file of its own and knows only the engine's `Source`, and the
+//! entry of a configuration that it is made of.
 
+mod entry;
 mod exec;
+mod parameters;
 mod simulate;
 mod split;
+mod template;
 
+use outflow_engine::Source;
+
+pub(crate) use entry::{Entry, Problem, nearest};
 pub use exec::{Exec, ExecError};
 pub use simulate::{Simulate, SimulateSettings};
 pub use split::{Delimiter, Split, SplitError};
+pub(crate) use template::Template;
+
+/// Makes a source of its entry.
+pub(crate) type Make = fn(&mut Entry<'_>) -> Result<Box<dyn Source>, Problem>;
+
+/// All kinds, by the names that configurations call them.
+pub(crate) const KINDS: &[(&str, Make)] = &[("exec", exec::configured), ("simulate", simulate::configured)];

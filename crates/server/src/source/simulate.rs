@@ -13,6 +13,8 @@ use outflow_engine::{Code, EmitError, Emitter, Job, JobError, Placement, Plan, R
 use serde::Deserialize;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use super::{Entry, Problem};
+
 /// What a request gets that says nothing else, and the most that any request may ask for.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
@@ -124,6 +126,18 @@ impl Simulate {
     pub fn new(settings: SimulateSettings) -> Self {
         Self { settings }
     }
+}
+
+/// A source of its entry in a configuration.
+pub(super) fn configured(entry: &mut Entry<'_>) -> Result<Box<dyn Source>, Problem> {
+    if let Some(name) = entry.parameters().names().first() {
+        let problem = "simulate has parameters of its own, and no others";
+        return Err(entry.problem(&format!("parameters.{name}"), problem));
+    }
+    let mut settings: SimulateSettings = entry.settings()?;
+    settings.repeatable = entry.repeatable(settings.repeatable);
+    settings.check().map_err(|problem| entry.problem(problem.split(' ').next().unwrap_or_default(), &problem))?;
+    Ok(Box::new(Simulate::new(settings)))
 }
 
 impl Source for Simulate {

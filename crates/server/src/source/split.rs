@@ -6,6 +6,7 @@ use std::{fmt, io, str::FromStr};
 use bytes::BytesMut;
 use memchr::memmem;
 use outflow_engine::{Code, EmitError, Emitter, JobError};
+use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Bytes read at once: as much as a pipe usually holds.
@@ -17,7 +18,10 @@ const PIECE_BYTES_MAX: usize = 512 * 1024;
 const DELIMITER_BYTES_MAX: usize = 256;
 
 /// How bytes become responses.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// In a configuration `"lines"`, `"chunks"` or `{ delimiter = "…" }`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "SplitFile")]
 pub enum Split {
     /// Each line is a response, without its line end (`\n`); the last one also where it has none.
     #[default]
@@ -44,6 +48,26 @@ impl Delimiter {
         } else {
             Err(SplitError::Length(bytes.len()))
         }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase", expecting = "\"lines\", \"chunks\" or { delimiter = \"…\" } is wanted")]
+enum SplitFile {
+    Lines,
+    Chunks,
+    Delimiter(String),
+}
+
+impl TryFrom<SplitFile> for Split {
+    type Error = SplitError;
+
+    fn try_from(file: SplitFile) -> Result<Self, SplitError> {
+        Ok(match file {
+            SplitFile::Lines => Self::Lines,
+            SplitFile::Chunks => Self::Chunks,
+            SplitFile::Delimiter(bytes) => Self::Delimiter(Delimiter::new(bytes)?),
+        })
     }
 }
 

@@ -1,0 +1,165 @@
+//! The configuration file: read, checked, and turned into a server's builder before any port is bound. It knows TOML
+//! and the names of settings, and nothing of what they do.
+
+mod ids;
+mod limits;
+mod sources;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    ops::Range,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use crate::{
+    Listen, Server,
+    server::Builder,
+    source::{Entry, Problem},
+};
+
+use limits::LimitsFile;
+use sources::Configured;
+
+/// A checked configuration.
+#[derive(Default)]
+pub(crate) struct Config {
+    /// Empty: the default addresses.
+    pub(crate) listen: Vec<Listen>,
+    /// Where journaled runs are kept, where the file says so.
+    pub(crate) data: Option<String>,
+    workers: Option<usize>,
+    limits: LimitsFile,
+    sources: Vec<Configured>,
+}
+
+/// Why a configuration is not used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{}{}: {problem}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
+    Wrong { path: PathBuf, line: Option<usize>, problem: String },
+}
+
+/// What is in the file beside its sources.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    listen: Vec<String>,
+    data: Option<String>,
+    workers: Option<usize>,
+    limits: LimitsFile,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Time(Duration);
+
+impl TryFrom<String> for Time {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let time = humantime::parse_duration(&text);
+        time.map(Self).map_err(|_| format!("`{text}` is no time; write it as 250ms, 1s or 5m"))
+    }
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the file, and where in it.
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::parse(&text, folder).map_err(|Problem { at, text: problem }| {
+            let line = at.map(|at| 1 + text[..at.start.min(text.len())].matches('\n').count());
+            ConfigError::Wrong { path: path.into(), line, problem }
+        })
+    }
+
+    /// Checks `text`, of a file in `folder`.
+    fn parse(text: &str, folder: &Path) -> Result<Self, Problem> {
+        let document = DeTable::parse(text).map_err(|error| Problem::new(error.span(), error.message()))?;
+        let at = document.span();
+        let mut document = document.into_inner();
+        let sources = document.remove("source").map_or_else(|| Ok(Vec::new()), source_tables)?;
+        let mut entry = Entry::new(Spanned::new(at, document), folder, &["source"]);
+        let file: File = entry.settings()?;
+        file.check(&entry)?;
+        let listen = file.listen.iter().enumerate().map(|(n, text)| listen(&entry, &format!("listen.{n}"), text));
+        let data = file.data.as_deref().map(|text| entry.constant("data", text)).transpose()?;
+        Ok(Self {
+            listen: listen.collect::<Result<_, _>>()?,
+            data: data.map(|data| data.text()),
+            workers: file.workers,
+            limits: file.limits,
+            sources: sources::read(sources, folder)?,
+        })
+    }
+
+    /// Bytes of all journaled runs, where the file says so.
+    pub(crate) fn data_bytes_max(&self) -> Option<u64> {
+        self.limits.data_bytes_max
+    }
+
+    /// A server's builder with all of it.
+    pub(crate) fn into_builder(self) -> Builder {
+        let mut server = Server::builder().limits(self.limits.engine()).transport_limits(self.limits.transport());
+        if !self.listen.is_empty() {
+            server = server.listen(self.listen);
+        }
+        if let Some(workers) = self.workers {
+            server = server.workers(workers);
+        }
+        self.sources.into_iter().fold(server, |server, source| source.add_to(server))
+    }
+}
+
+impl File {
+    fn check(&self, entry: &Entry<'_>) -> Result<(), Problem> {
+        if self.workers == Some(0) {
+            return Err(entry.problem("workers", "workers: it is at least 1"));
+        }
+        if self.data.as_deref() == Some("") {
+            return Err(entry.problem("data", "data: it is a directory, or `memory`"));
+        }
+        self.limits.check().map_err(|(name, problem)| {
+            entry.problem(&format!("limits.{name}"), format_args!("limits.{name}: {problem}"))
+        })
+    }
+}
+
+/// An address to listen on, which may hold secrets' places as any text does.
+fn listen(entry: &Entry<'_>, key: &str, text: &str) -> Result<Listen, Problem> {
+    let text = entry.constant(key, text)?.text();
+    text.parse().map_err(|problem| entry.problem(key, format_args!("listen: {problem}")))
+}
+
+/// The tables `[[source]]`.
+fn source_tables(value: Spanned<DeValue<'_>>) -> Result<Vec<Spanned<DeTable<'_>>>, Problem> {
+    let at = value.span();
+    let DeValue::Array(values) = value.into_inner() else { return Err(no_list(at)) };
+    values.into_iter().map(source_table).collect()
+}
+
+fn source_table(value: Spanned<DeValue<'_>>) -> Result<Spanned<DeTable<'_>>, Problem> {
+    let at = value.span();
+    match value.into_inner() {
+        DeValue::Table(table) => Ok(Spanned::new(at, table)),
+        _ => Err(no_list(at)),
+    }
+}
+
+fn no_list(at: Range<usize>) -> Problem {
+    Problem::new(Some(at), "source: each source has a table of its own, under [[source]]")
+}
