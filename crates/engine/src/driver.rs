@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 use crate::{
     Cleanup, Emitter, End, Job, JobError, JobErrors, JobIndex, Placement, Plan,
     run::{Deserted, GoesOn, Run},
+    sources::SourcePermit,
     task::Begin,
 };
 
@@ -77,6 +78,8 @@ pub(crate) struct Driver {
     first_error: Option<Box<JobError>>,
     /// Boxed, since most runs have none.
     time_limit: Option<Box<TimeLimit>>,
+    /// The run's place among those of its source, while it has jobs.
+    _permit: Option<SourcePermit>,
 }
 
 /// How long a run may take, and until when that is once it has begun.
@@ -119,6 +122,7 @@ impl Driver {
             is_closing: false,
             first_error: resumed.and_then(|resumed| resumed.first_error.take()),
             time_limit: plan.time_limit.map(|time| Box::new(TimeLimit { time, until: None })),
+            _permit: plan.permit,
             surroundings,
         }
     }

@@ -1,27 +1,23 @@
 //! Starts runs: finds who answers a request, has the plan made, and sees that jobs stop when the engine does. It owns the
-//! list of sources and the tasks of all runs; what is particular about journaled runs is in `journaled.rs`.
+//! tasks of all runs; who answers what is in `sources.rs`, what is particular about journaled runs is in `journaled.rs`.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::AtomicUsize},
-};
+use std::sync::{Arc, atomic::AtomicUsize};
 
 use tokio::{runtime::Handle, sync::OnceCell};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Budget, Cleanup, Clock, Limits, MemoryStore, Placement, Plan, Reader, Refusal, Request, RunId, Sequence, Source,
-    SourceOptions, Store, StoreError, Timestamp,
-    digest::Digest,
+    Budget, Cleanup, Clock, Limits, LiveSources, MemoryStore, Placement, Plan, Reader, Refusal, Request, RunId,
+    Sequence, Source, SourceOptions, Sources, SourcesError, Store, StoreError, Timestamp,
     driver::{Driver, Journaled, Surroundings},
     keeper::Keeper,
     run::{From, Run, RunPermit},
+    sources::{Registered, SourcePermit},
 };
 
 /// Turns requests into runs.
 pub struct Engine {
-    pub(crate) sources: BTreeMap<String, Registered>,
-    default_source: Option<String>,
+    pub(crate) sources: LiveSources,
     pub(crate) limits: Arc<Limits>,
     pub(crate) budget: Budget,
     compute: Option<Handle>,
@@ -38,19 +34,9 @@ pub struct Engine {
 /// Opens the store when it is needed for the first time.
 pub(crate) type StoreOpener = Arc<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
 
-/// A source and how its runs are kept.
-#[derive(Clone)]
-pub(crate) struct Registered {
-    pub(crate) name: Arc<str>,
-    pub(crate) source: Arc<dyn Source>,
-    pub(crate) options: SourceOptions,
-    pub(crate) configuration: u64,
-}
-
 /// Collects what an [`Engine`] is made of.
 pub struct Builder {
-    sources: BTreeMap<String, Registered>,
-    default_source: Option<String>,
+    sources: Sources,
     limits: Limits,
     compute: Option<Handle>,
     clock: Clock,
@@ -58,33 +44,38 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Adds a source, or replaces the one of this name.
+    /// Adds a source, which answers requests that name it.
     #[must_use]
-    pub fn source(self, name: impl Into<String>, source: Arc<dyn Source>) -> Self {
+    pub fn source(self, name: impl Into<String>, source: impl Source) -> Self {
         self.source_with(name, source, SourceOptions::default())
     }
 
-    /// Adds a source whose runs are kept as `options` say, or replaces the one of this name.
+    /// Adds a source that answers requests as `options` say.
     #[must_use]
-    pub fn source_with(mut self, name: impl Into<String>, source: Arc<dyn Source>, options: SourceOptions) -> Self {
-        let name = name.into();
-        let configuration = Digest::new().with(source.configuration()).value();
-        self.sources.insert(name.clone(), Registered { name: name.into(), source, options, configuration });
+    pub fn source_with(mut self, name: impl Into<String>, source: impl Source, options: SourceOptions) -> Self {
+        self.sources = self.sources.source_with(name, source, options);
         self
     }
 
-    /// Has the source of this name answer every request that names none.
+    /// Has the source of this name answer every request that names none and whose id nobody claims.
     #[must_use]
     pub fn default_to(mut self, name: impl Into<String>) -> Self {
-        self.default_source = Some(name.into());
+        self.sources = self.sources.default_to(name);
         self
     }
 
-    /// Adds a source that answers every request which names none.
+    /// Adds a source that answers every request which names none and whose id nobody claims.
     #[must_use]
-    pub fn default_source(self, name: impl Into<String>, source: Arc<dyn Source>) -> Self {
-        let name = name.into();
-        self.source(name.clone(), source).default_to(name)
+    pub fn default_source(mut self, name: impl Into<String>, source: impl Source) -> Self {
+        self.sources = self.sources.default_source(name, source);
+        self
+    }
+
+    /// Has these sources answer, and none that were added before.
+    #[must_use]
+    pub fn sources(mut self, sources: Sources) -> Self {
+        self.sources = sources;
+        self
     }
 
     /// The runtime for jobs of [`Placement::Compute`](crate::Placement::Compute), and for runs that are taken up after a
@@ -112,10 +103,12 @@ impl Builder {
     }
 
     /// The engine.
-    pub fn build(self) -> Engine {
-        Engine {
-            sources: self.sources,
-            default_source: self.default_source,
+    ///
+    /// # Errors
+    /// Where the sources cannot stand beside each other.
+    pub fn build(self) -> Result<Engine, SourcesError> {
+        Ok(Engine {
+            sources: LiveSources::new(self.sources)?,
             budget: Budget::new(self.limits.budget_bytes),
             limits: Arc::new(self.limits),
             compute: self.compute,
@@ -127,7 +120,7 @@ impl Builder {
             clock: self.clock,
             open_store: self.open_store,
             keeper: OnceCell::new(),
-        }
+        })
     }
 }
 
@@ -138,8 +131,7 @@ impl Engine {
     /// Begins an engine with these limits and no sources.
     pub fn builder(limits: Limits) -> Builder {
         Builder {
-            sources: BTreeMap::new(),
-            default_source: None,
+            sources: Sources::new(),
             limits,
             compute: None,
             clock: Clock::new(Timestamp::default),
@@ -150,6 +142,11 @@ impl Engine {
     /// The bounds it keeps.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// The sources that answer, which can be replaced.
+    pub fn sources(&self) -> &LiveSources {
+        &self.sources
     }
 
     /// Bytes that all runs hold now.
@@ -182,17 +179,17 @@ impl Engine {
             return Box::pin(self.read_again(request, again)).await;
         }
         tracing::info!("fetch response for id : {}", request.id());
-        let registered = self.source_for(request)?;
+        let registered = self.sources.answering(request)?;
         if registered.journals(request) {
-            self.fetch_journaled(request, registered, random).await
+            self.fetch_journaled(request, &registered, random).await
         } else {
             self.start_plain(request, registered, RunId::plain(random))
         }
     }
 
-    fn start_plain(&self, request: &Request, registered: &Registered, id: RunId) -> Result<Reader, Refusal> {
+    fn start_plain(&self, request: &Request, source: Arc<Registered>, id: RunId) -> Result<Reader, Refusal> {
         let permit = RunPermit::acquire(&self.runs, self.limits.runs_max)?;
-        let plan = self.within_limits(registered.source.plan(request)?)?;
+        let plan = self.plan(request, SourcePermit::acquire(source)?)?;
         let run = Arc::new(Run::plain(id, plan.payload, self.limits.clone(), self.budget.clone(), permit));
         let place = run.attach(From::After(Sequence::NONE), request.limit(), None)?;
         self.driver_of(run.clone(), plan, None, Handle::current()).begin();
@@ -244,17 +241,14 @@ impl Engine {
         self.tasks.wait().await;
     }
 
-    fn source_for(&self, request: &Request) -> Result<&Registered, Refusal> {
-        let known = || self.sources.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        if let Some(name) = request.source() {
-            let found = self.sources.get(name);
-            return found.ok_or_else(|| Refusal::UnknownSource { name: name.to_owned(), known: known() });
-        }
-        let default = self.default_source.as_ref().and_then(|name| self.sources.get(name));
-        default.ok_or_else(|| Refusal::UnknownId { id: request.id(), known: known() })
+    /// The plan of the source that `permit` is of, checked.
+    pub(crate) fn plan(&self, request: &Request, permit: SourcePermit) -> Result<Plan, Refusal> {
+        let mut plan = permit.source().plan(request)?;
+        plan.permit = Some(permit);
+        self.within_limits(plan)
     }
 
-    pub(crate) fn within_limits(&self, mut plan: Plan) -> Result<Plan, Refusal> {
+    fn within_limits(&self, mut plan: Plan) -> Result<Plan, Refusal> {
         if plan.jobs.len() > self.limits.jobs_max {
             return Err(Refusal::Exhausted { what: "the limit on jobs of one run", max: self.limits.jobs_max });
         }

@@ -14,10 +14,10 @@ use crate::{
     RunInfo, Sequence, Start, Store, StoreError,
     digest::Digest,
     driver::{Journaled, Resumed},
-    engine::Registered,
     keeper::{Bound, Keeper},
     living::{Entered, Generation, InHand},
     run::{From, Run, RunPermit},
+    sources::{Registered, SourcePermit},
 };
 
 /// A breath before looking again for a run that is being deleted.
@@ -135,7 +135,7 @@ impl Engine {
     pub(crate) async fn fetch_journaled(
         &self,
         request: &Request,
-        registered: &Registered,
+        registered: &Arc<Registered>,
         random: u128,
     ) -> Result<Reader, Refusal> {
         let keeper = self.keeper().await?;
@@ -174,7 +174,7 @@ impl Engine {
         &self,
         keeper: &Keeper,
         request: &Request,
-        registered: &Registered,
+        registered: &Arc<Registered>,
         keys: &Keys,
     ) -> Result<Joined, Refusal> {
         let mut known = None;
@@ -227,7 +227,7 @@ impl Engine {
         &self,
         keeper: &Keeper,
         request: &Request,
-        registered: &Registered,
+        registered: &Arc<Registered>,
         keys: &Keys,
         random: u128,
     ) -> Result<Prepared, Refusal> {
@@ -235,7 +235,7 @@ impl Engine {
             return Err(Refusal::StoreFailing { reason });
         }
         let permit = RunPermit::acquire(&self.runs, self.limits.runs_max)?;
-        let plan = self.within_limits(registered.source.plan(request)?)?;
+        let plan = self.plan(request, SourcePermit::acquire(registered.clone())?)?;
         let at = keeper.clock.now();
         let keys = keys.own.iter().chain(&keys.shared).cloned().collect();
         let start = Arc::new(self.start_of(request, registered, &plan, keys, at));
@@ -280,7 +280,7 @@ impl Engine {
     fn start_of(
         &self,
         request: &Request,
-        registered: &Registered,
+        registered: &Arc<Registered>,
         plan: &Plan,
         keys: Box<[Key]>,
         at: crate::Timestamp,
@@ -313,7 +313,7 @@ impl Engine {
         &self,
         keeper: &Keeper,
         run: RunId,
-        registered: &Registered,
+        registered: &Arc<Registered>,
         request: &Request,
     ) -> Result<Joined, Refusal> {
         let reader = keeper
@@ -334,7 +334,7 @@ impl Engine {
         &self,
         keeper: &Keeper,
         run: RunId,
-        registered: &Registered,
+        registered: &Arc<Registered>,
         request: &Request,
     ) -> Result<Option<Reader>, Refusal> {
         let join = |found: &InHand| {

@@ -5,7 +5,6 @@
 //! environment or the wall clock: those belong to whoever calls it.
 //!
 //! ```
-//! use std::sync::Arc;
 //! use outflow_engine::{Delivery, Engine, Job, Limits, Plan, Refusal, Request, Source};
 //!
 //! struct Hello;
@@ -21,7 +20,7 @@
 //! }
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-//! let engine = Engine::builder(Limits::default()).default_source("hello", Arc::new(Hello)).build();
+//! let engine = Engine::builder(Limits::default()).default_source("hello", Hello).build().unwrap();
 //! let mut reader = engine.fetch(&Request::new(1), 7).await.unwrap();
 //! let Delivery::Chunk(chunk) = reader.next().await else { panic!("the hello comes first") };
 //! assert_eq!((chunk.first().get(), chunk.last().get()), (1, 1));
@@ -55,6 +54,7 @@ mod restart;
 mod run;
 mod run_id;
 mod source;
+mod sources;
 mod status;
 mod store;
 mod task;
@@ -78,6 +78,7 @@ pub use request::{Again, Place, Principal, Request};
 pub use run::{Delivery, Run};
 pub use run_id::{NotARunId, RunId};
 pub use source::{Among, Job, JobErrors, Placement, Plan, Shared, Source, SourceOptions};
+pub use sources::{LiveSources, Sources, SourcesError};
 pub use status::{Code, JobError, Refusal};
 pub use store::{Batch, Durability, Ended, Filter, Jobs, Key, Record, Room, RunRecord, Start, Store, StoreError};
 pub use time::{Clock, Timestamp};

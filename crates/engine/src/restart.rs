@@ -12,6 +12,7 @@ use crate::{
     keeper::Keeper,
     living::InHand,
     run::{Repeating, Run, RunPermit},
+    sources::SourcePermit,
 };
 
 /// Runs whose journals are read at once, each on a thread of its own.
@@ -125,13 +126,14 @@ impl Engine {
         let start = &record.start;
         let registered = self
             .sources
-            .get(&*start.source)
+            .named(&start.source)
             .ok_or_else(|| format!("there is no source `{}` any more", start.source))?;
         if registered.configuration != start.configuration {
             return Err(format!("the configuration of source `{}` was changed", start.source));
         }
         let request = Request::rebuilt(start.id, &start.source, start.parameters.to_map(), &start.principal);
-        let plan = registered.source.plan(&request).and_then(|plan| self.within_limits(plan));
+        let keep_bytes = registered.options.keep_bytes;
+        let plan = self.plan(&request, SourcePermit::beyond_limits(registered));
         let plan = plan.map_err(|refusal| format!("source `{}` refuses it now: {refusal}", start.source))?;
         if plan.jobs.len() != start.jobs as usize {
             return Err(format!("its plan had {} jobs and has {} now", start.jobs, plan.jobs.len()));
@@ -141,7 +143,7 @@ impl Engine {
         if let Some(job) = in_the_middle.filter(|_| !plan.repeatable) {
             return Err(format!("job {job} was under way when the server ended, and is not repeatable"));
         }
-        Ok((plan, registered.options.keep_bytes))
+        Ok((plan, keep_bytes))
     }
 }
 

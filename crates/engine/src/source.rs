@@ -1,10 +1,10 @@
 //! What answers: the trait, the plan it makes, and the jobs of the plan. It knows nothing of readers and transports.
 
-use std::{fmt, time::Duration};
+use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use tokio::task::AbortHandle;
 
-use crate::{Emitter, JobError, PayloadKind, Refusal, Request, task::Begin};
+use crate::{Emitter, JobError, PayloadKind, Refusal, Request, sources::SourcePermit, task::Begin};
 
 /// What answers requests: it turns each into a plan, checked before any of its jobs starts.
 ///
@@ -24,12 +24,25 @@ pub trait Source: Send + Sync + 'static {
     }
 }
 
-/// How the runs of a source are kept, beside what each of its plans says.
+/// A source that several share is one.
+impl<S: Source + ?Sized> Source for Arc<S> {
+    fn plan(&self, request: &Request) -> Result<Plan, Refusal> {
+        (**self).plan(request)
+    }
+
+    fn configuration(&self) -> String {
+        (**self).configuration()
+    }
+}
+
+/// What a source answers and how its runs are kept, beside what each of its plans says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceOptions {
     pub(crate) shared: Option<Shared>,
     pub(crate) linger: Option<Duration>,
     pub(crate) keep_bytes: Option<u64>,
+    pub(crate) ids: Vec<RangeInclusive<i32>>,
+    pub(crate) runs_at_once: Option<usize>,
 }
 
 /// How the runs of a source are shared.
@@ -85,6 +98,22 @@ impl SourceOptions {
         self.keep_bytes = Some(bytes);
         self
     }
+
+    /// Requests that name no source and ask for one of these ids are answered by this one. No two sources claim the same
+    /// id. By default it claims none.
+    #[must_use]
+    pub fn ids(mut self, ids: impl IntoIterator<Item = RangeInclusive<i32>>) -> Self {
+        self.ids = ids.into_iter().collect();
+        self
+    }
+
+    /// So many runs of it are under way at once, at least 1, and requests that would start another are refused with
+    /// `RESOURCE_EXHAUSTED`; those that join a run are not. By default, and at the most, what the engine's limits allow.
+    #[must_use]
+    pub fn runs_at_once(mut self, runs: usize) -> Self {
+        self.runs_at_once = Some(runs.max(1));
+        self
+    }
 }
 
 /// Where the jobs of a plan run.
@@ -120,6 +149,8 @@ pub struct Plan {
     pub(crate) placement: Placement,
     pub(crate) repeatable: bool,
     pub(crate) time_limit: Option<Duration>,
+    /// Its place among the runs of its source.
+    pub(crate) permit: Option<SourcePermit>,
 }
 
 impl Plan {
@@ -133,6 +164,7 @@ impl Plan {
             placement: Placement::default(),
             repeatable: false,
             time_limit: None,
+            permit: None,
         }
     }
 

@@ -146,6 +146,16 @@ pub enum Refusal {
         /// Its value.
         max: usize,
     },
+    /// The source has as many runs under way as it may; later it may not.
+    #[error(
+        "source `{name}` has as many runs under way as it may ({max}); try again later, or raise its runs_at_once"
+    )]
+    SourceBusy {
+        /// The source.
+        name: String,
+        /// How many it may have.
+        max: usize,
+    },
     /// The server is shutting down: another one, or a later attempt, can answer.
     #[error("the server is shutting down; try again")]
     Draining,

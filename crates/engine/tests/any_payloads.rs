@@ -90,7 +90,7 @@ impl Source for Steps {
 
 /// Every response of a run of `steps`, for a reader with this limit, and whether it was told the end.
 async fn run(steps: Vec<Step>, limits: Limits, limit: u64) -> (Vec<Response>, bool) {
-    let engine = Engine::builder(limits).default_source("steps", Arc::new(Steps(steps))).build();
+    let engine = Engine::builder(limits).default_source("steps", Arc::new(Steps(steps))).build().unwrap();
     let mut reader = engine.fetch(&Request::new(1).limited(limit), 1).await.unwrap();
     let mut bytes = Vec::new();
     let ended = loop {

@@ -24,7 +24,7 @@ async fn begins_and_waits(emitter: Emitter) -> Result<(), JobError> {
 async fn begun(jobs: usize, request: Request) -> (Reader, Engine, tokio::runtime::Runtime) {
     let compute = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let engine = Engine::builder(Limits::default()).default_source("test", Arc::new(Waiting(jobs)));
-    let engine = engine.compute(compute.handle().clone()).build();
+    let engine = engine.compute(compute.handle().clone()).build().unwrap();
     let mut reader = engine.fetch(&request, 1).await.unwrap();
     assert!(matches!(reader.next().await, Delivery::Chunk(_)));
     (reader, engine, compute)

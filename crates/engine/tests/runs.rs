@@ -33,7 +33,7 @@ where
 
 fn engine_within(limits: Limits, plan: impl Fn() -> Plan + Send + Sync + 'static) -> Engine {
     let source = Planned(move |_: &Request| Ok(plan().placement(Placement::Reader)));
-    Engine::builder(limits).default_source("test", Arc::new(source)).build()
+    Engine::builder(limits).default_source("test", Arc::new(source)).build().unwrap()
 }
 
 fn engine(plan: impl Fn() -> Plan + Send + Sync + 'static) -> Engine {
@@ -436,7 +436,7 @@ async fn a_plan_without_jobs_is_complete_at_once() {
 #[tokio::test]
 async fn who_is_asked_is_found_or_named() {
     let source = || Arc::new(Planned(|_: &Request| Ok(Plan::new())));
-    let engine = Engine::builder(Limits::default()).source("a", source()).source("b", source()).build();
+    let engine = Engine::builder(Limits::default()).source("a", source()).source("b", source()).build().unwrap();
     let message = |name: &str| outflow_proto::protobuf::Request { source: name.into(), ..Default::default() };
     let ask = |name: &str| {
         let request = Request::parse(message(name), outflow_engine::Principal::Anonymous, engine.limits()).unwrap();
@@ -461,7 +461,7 @@ async fn computing_jobs_beside_each_other_lose_nothing() {
             })
         })))
     });
-    let engine = Engine::builder(Limits::default()).default_source("test", Arc::new(source)).build();
+    let engine = Engine::builder(Limits::default()).default_source("test", Arc::new(source)).build().unwrap();
     let (responses, finish) = read_all(&mut start(&engine)).await;
     assert_eq!((responses.len(), finish.end), (80_000, Some(End::Complete)));
     let mut next = [0; 4];

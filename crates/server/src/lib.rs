@@ -38,7 +38,8 @@ mod transport;
 
 pub use outflow_engine::{
     Among, Cleanup, Code, Durability, EmitError, Emitter, Job, JobError, JobErrors, Limits, MemoryStore, Payload,
-    PayloadKind, Placement, Plan, Principal, Refusal, Request, Source, SourceOptions, Store, StoreError, Text,
+    PayloadKind, Placement, Plan, Principal, Refusal, Request, Source, SourceOptions, Sources, SourcesError, Store,
+    StoreError, Text,
 };
-pub use server::{Builder, Hurry, ServeError, Server};
+pub use server::{Builder, Hurry, ServeError, ServedSources, Server};
 pub use transport::{BindError, Listen, TransportLimits};

@@ -10,7 +10,8 @@ use std::{
 };
 
 use outflow_engine::{
-    Clock, Engine, Limits, MemoryStore, Refusal, Source, SourceOptions, Store, StoreError, Timestamp,
+    Clock, Engine, Limits, LiveSources, MemoryStore, Refusal, Source, SourceOptions, Sources, SourcesError, Store,
+    StoreError, Timestamp,
 };
 use outflow_proto::outflow::v1::run_service_server::RunServiceServer;
 use tokio::{
@@ -45,6 +46,9 @@ pub enum ServeError {
     /// It cannot listen where it should.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// Its sources cannot stand beside each other.
+    #[error(transparent)]
+    Sources(#[from] SourcesError),
     /// The store cannot be opened.
     #[error("cannot open the store: {0}")]
     Store(String),
@@ -87,8 +91,9 @@ impl Hurry {
 /// Collects what a [`Server`] is made of.
 pub struct Builder {
     listen: Vec<Listen>,
-    sources: Vec<(String, Arc<dyn Source>, SourceOptions)>,
-    default_source: Option<String>,
+    sources: Sources,
+    /// The set of sources was given as a whole.
+    says_everything: bool,
     limits: Limits,
     transport: TransportLimits,
     workers: usize,
@@ -109,31 +114,41 @@ impl Builder {
         self
     }
 
-    /// Adds a source. While there is none, [`Simulate`] answers every request.
+    /// Adds a source. While there is none, [`Simulate`] answers every request. One that is alone, and claims no ids,
+    /// answers every request that names none; of several, [`Builder::default_to`] says which does.
     #[must_use]
     pub fn source(self, name: impl Into<String>, source: impl Source) -> Self {
         self.source_with(name, source, SourceOptions::default())
     }
 
-    /// Adds a source whose runs are kept as `options` say.
+    /// Adds a source that answers requests as `options` say.
     #[must_use]
     pub fn source_with(mut self, name: impl Into<String>, source: impl Source, options: SourceOptions) -> Self {
-        self.sources.push((name.into(), Arc::new(source), options));
+        self.sources = self.sources.source_with(name, source, options);
         self
     }
 
-    /// Has the source of this name answer every request that names none.
+    /// Has the source of this name answer every request that names none and whose id nobody claims.
     #[must_use]
     pub fn default_to(mut self, name: impl Into<String>) -> Self {
-        self.default_source = Some(name.into());
+        self.sources = self.sources.default_to(name);
         self
     }
 
-    /// Adds a source that answers every request which names none.
+    /// Adds a source that answers every request which names none and whose id nobody claims.
     #[must_use]
-    pub fn default_source(self, name: impl Into<String>, source: impl Source) -> Self {
-        let name = name.into();
-        self.source(name.clone(), source).default_to(name)
+    pub fn default_source(mut self, name: impl Into<String>, source: impl Source) -> Self {
+        self.sources = self.sources.default_source(name, source);
+        self
+    }
+
+    /// Has these sources answer, and none that were added before. They say everything: one that is alone is the default
+    /// only where it is called so. While the set is empty, [`Simulate`] answers every request.
+    #[must_use]
+    pub fn sources(mut self, sources: Sources) -> Self {
+        self.sources = sources;
+        self.says_everything = true;
+        self
     }
 
     /// Keeps journaled runs in this store, which is opened when serving begins. Without it they are kept in memory, up
@@ -186,8 +201,17 @@ impl Builder {
     /// settings are made for a server, unless `GLIBC_TUNABLES` is set.
     ///
     /// # Errors
-    /// [`ServeError::Bind`] where an address cannot be had, [`ServeError::System`] where threads cannot.
+    /// [`ServeError::Sources`] where two sources have one name or claim one id, [`ServeError::Bind`] where an address
+    /// cannot be had, [`ServeError::System`] where threads cannot.
     pub fn bind(self) -> Result<Server, ServeError> {
+        let mut sources = self.sources;
+        if !self.says_everything
+            && let Some(lone) = sources.lone().map(str::to_owned)
+        {
+            sources = sources.default_to(lone);
+        }
+        let sources = or_simulate(sources);
+        sources.check()?;
         let listeners = transport::bind(&self.listen)?;
         // Those that serve, and those that compute.
         memory::set_up(2 * self.workers);
@@ -197,30 +221,42 @@ impl Builder {
             .thread_name("outflow-jobs")
             .enable_all()
             .build()?;
-        let open_store = self.open_store;
-        let mut engine = Engine::builder(self.limits)
+        let engine = Engine::builder(self.limits)
             .compute(compute.handle().clone())
             .clock(Clock::new(time_of_day))
-            .store(open_store);
-        if self.sources.is_empty() {
-            engine = engine.default_source("simulate", Arc::new(Simulate::default()));
-        }
-        for (name, source, options) in self.sources {
-            engine = engine.source_with(name, source, options);
-        }
-        if let Some(name) = self.default_source {
-            engine = engine.default_to(name);
-        }
+            .store(self.open_store)
+            .sources(sources)
+            .build()?;
         Ok(Server {
             listeners,
             addresses,
-            engine: Arc::new(engine.build()),
+            engine: Arc::new(engine),
             compute: Compute(Some(compute)),
             limits: self.transport,
             workers: self.workers,
             hurry: Hurry::default(),
             opens_store: self.opens_store,
         })
+    }
+}
+
+/// These sources, or simulated work where there are none.
+fn or_simulate(sources: Sources) -> Sources {
+    if sources.is_empty() { sources.default_source("simulate", Simulate::default()) } else { sources }
+}
+
+/// The sources of a [`Server`], which can be replaced while it serves.
+#[derive(Clone, Debug)]
+pub struct ServedSources(LiveSources);
+
+impl ServedSources {
+    /// Has these sources answer from now on; an empty set is that of [`Simulate`]. Runs that are under way keep the plan
+    /// that they have. A journaled run that a restart takes up is planned again by the sources that are there then.
+    ///
+    /// # Errors
+    /// [`SourcesError`] where these cannot stand beside each other; then the old ones go on to answer.
+    pub fn replace(&self, sources: Sources) -> Result<(), SourcesError> {
+        self.0.replace(or_simulate(sources))
     }
 }
 
@@ -235,8 +271,8 @@ impl Server {
     pub fn builder() -> Builder {
         Builder {
             listen: Listen::loopback(),
-            sources: Vec::new(),
-            default_source: None,
+            sources: Sources::new(),
+            says_everything: false,
             limits: Limits::default(),
             transport: TransportLimits::default(),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
@@ -248,6 +284,11 @@ impl Server {
     /// Where it listens, with the ports that the system chose where port 0 was asked for.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// A handle by which the sources are replaced while it serves.
+    pub fn sources(&self) -> ServedSources {
+        ServedSources(self.engine.sources().clone())
     }
 
     /// A handle for whoever cannot wait for the end of a shutdown.

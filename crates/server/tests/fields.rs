@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outflow::{Code as JobCode, Job, JobError, Limits, Plan, Refusal};
+use outflow::{Code as JobCode, Job, JobError, Limits, Plan, Refusal, Sources};
 use outflow_proto::protobuf::{Request, Response};
 use prost_types::Duration as ProtoDuration;
 use tonic::Code;
@@ -220,10 +220,11 @@ async fn an_unknown_source_is_not_found_and_the_known_ones_are_named() {
     }
     assert!(refused(&connection, &from("nobody")).await.message().contains("`simulate`"));
 
-    let named = TestServer::start(|server| server.source("one", planned(|_| counting(1))));
+    let one = Sources::new().source("one", planned(|_| counting(1)));
+    let named = TestServer::start(|server| server.sources(one));
     let connection = Connection::open(named.address()).await;
     let answer = refused(&connection, &Request { id: 7, ..Request::default() }).await;
-    assert_eq!(answer.code(), Code::NotFound, "once a source is configured, none is the default by itself");
+    assert_eq!(answer.code(), Code::NotFound, "in a set of sources, none is the default by itself");
     assert!(answer.message().contains("id 7") && answer.message().contains("`one`"), "{}", answer.message());
     assert_eq!(connection.fetch(&from("one")).await.results(), ["1"]);
 }

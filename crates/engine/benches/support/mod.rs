@@ -55,13 +55,17 @@ where
 
 /// An engine whose runs live and die with their reader.
 pub(crate) fn plain(source: impl Source) -> Engine {
-    Engine::builder(Limits::default()).default_source("work", Arc::new(source)).build()
+    Engine::builder(Limits::default()).default_source("work", Arc::new(source)).build().unwrap()
 }
 
 /// An engine whose runs are journaled in memory, and joined by who asks for the same.
 pub(crate) fn shared(source: impl Source) -> Engine {
     let options = SourceOptions::new().shared(Duration::from_secs(60));
-    Engine::builder(Limits::default()).source_with("work", Arc::new(source), options).default_to("work").build()
+    Engine::builder(Limits::default())
+        .source_with("work", Arc::new(source), options)
+        .default_to("work")
+        .build()
+        .unwrap()
 }
 
 /// A reader of the run for `id`.

@@ -59,7 +59,7 @@ pub fn engine_with(
     // Names of runs begin with their start: later ones sort behind.
     let clock = Clock::new(|| Timestamp::from_millis(NUMBERS.load(SeqCst)));
     let engine = Engine::builder(limits).source_with("test", source, options).default_to("test").clock(clock);
-    engine.store(move || Ok(store.clone())).build()
+    engine.store(move || Ok(store.clone())).build().unwrap()
 }
 
 /// Limits under which a store that fails is noticed soon.

@@ -45,7 +45,7 @@ pub(crate) fn refused(refusal: &Refusal) -> Status {
         Refusal::KeyReused { .. } => Status::already_exists(message),
         Refusal::Damaged { .. } => Status::data_loss(message),
         Refusal::Source(error) => Status::new(code(error.code), message),
-        Refusal::Exhausted { .. } | Refusal::StoreFailing { .. } => {
+        Refusal::Exhausted { .. } | Refusal::SourceBusy { .. } | Refusal::StoreFailing { .. } => {
             retry_later(tonic::Code::ResourceExhausted, message)
         }
         Refusal::Draining => retry_later(tonic::Code::Unavailable, message),

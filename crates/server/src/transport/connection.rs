@@ -237,7 +237,7 @@ mod tests {
 
     fn simulated() -> Services {
         let engine =
-            Engine::builder(Limits::default()).default_source("simulate", Arc::new(Simulate::default())).build();
+            Engine::builder(Limits::default()).default_source("simulate", Simulate::default()).build().unwrap();
         Services::new(Arc::new(engine), tonic::service::Routes::default(), &[])
     }
 

@@ -19,7 +19,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outflow::{Builder, Emitter, Hurry, Job, JobError, Plan, Refusal, Request, ServeError, Server, Source};
+use outflow::{
+    Builder, Emitter, Hurry, Job, JobError, Plan, Refusal, Request, ServeError, ServedSources, Server, Source,
+};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tracing::{Event, Subscriber, field::Visit};
@@ -35,6 +37,7 @@ const CLEAN_END: Duration = Duration::from_secs(4);
 pub struct TestServer {
     address: SocketAddr,
     hurry: Hurry,
+    sources: ServedSources,
     stop: Option<oneshot::Sender<()>>,
     served: mpsc::Receiver<Result<(), ServeError>>,
     thread: Option<JoinHandle<()>>,
@@ -46,14 +49,14 @@ impl TestServer {
         record_errors();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = build(Server::builder().listen([any.into()])).bind().unwrap();
-        let (address, hurry) = (server.addresses()[0], server.hurry());
+        let (address, hurry, sources) = (server.addresses()[0], server.hurry(), server.sources());
         let (stop, stopped) = oneshot::channel();
         let (ended, served) = mpsc::sync_channel(1);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             _ = ended.send(runtime.block_on(server.serve(async { _ = stopped.await })));
         });
-        Self { address, hurry, stop: Some(stop), served, thread: Some(thread) }
+        Self { address, hurry, sources, stop: Some(stop), served, thread: Some(thread) }
     }
 
     /// A server with one source, which answers with the plans that `plan` makes.
@@ -67,6 +70,10 @@ impl TestServer {
 
     pub fn hurry(&self) -> Hurry {
         self.hurry.clone()
+    }
+
+    pub fn sources(&self) -> &ServedSources {
+        &self.sources
     }
 
     /// Tells it to stop.

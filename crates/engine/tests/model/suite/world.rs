@@ -358,7 +358,8 @@ async fn engine(worker: &Worker, clock: &Arc<AtomicU64>, store: &Arc<Taken>) -> 
         .source_with("reused", Arc::new(worker.clone()), SourceOptions::new().shared(REUSE))
         .clock(Clock::new(move || Timestamp::from_millis(clock.load(SeqCst))))
         .store(move || Ok(store.clone()))
-        .build();
+        .build()
+        .unwrap();
     worker.takes_up(true);
     patient("opening", engine.open()).await.unwrap();
     worker.takes_up(false);

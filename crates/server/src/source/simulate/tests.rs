@@ -58,7 +58,7 @@ async fn run(parameters: &[(&str, &str)], away: Duration) -> Vec<(Duration, Stri
     let request = [("jobs", "1"), ("step", "0s")].iter().chain(parameters);
     let request = request.fold(Request::new(1), |request, (name, value)| request.parameter(*name, *value));
     let simulate = Arc::new(Simulate::default());
-    let engine = Engine::builder(Limits::default()).default_source("simulate", simulate).build();
+    let engine = Engine::builder(Limits::default()).default_source("simulate", simulate).build().unwrap();
     let mut reader = engine.fetch(&request, 7).await.unwrap();
     let (mut began, mut texts) = (None, Vec::new());
     while let Delivery::Chunk(chunk) = reader.next().await {
