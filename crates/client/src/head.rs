@@ -1,6 +1,6 @@
 //! The head of an answer: what the response headers say before the first response exists.
 //!
-//! Owns: whether this is gRPC at all, the run's id and durability. Must not know: responses, trailers, what follows.
+//! Owns: whether this is gRPC at all, the run's id and durability, and how long it may be. Must not know: responses, trailers, what follows.
 
 use http::{HeaderMap, StatusCode, header};
 
@@ -8,6 +8,7 @@ use crate::{Violation, call::CONTENT_TYPE, status::GRPC_STATUS};
 
 const RUN_ID: &str = "outflow-run-id";
 const DURABILITY: &str = "outflow-durability";
+const EXPECTED_BYTES: &str = "outflow-expected-bytes";
 
 /// How long a run lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,6 +36,8 @@ pub(crate) struct Head {
     pub(crate) run_id: Option<String>,
     /// `None` where the server said nothing of it.
     pub(crate) durability: Option<Durability>,
+    /// `None` where the server does not know, or says what is no number: it is for progress only.
+    pub(crate) expected_bytes: Option<u64>,
 }
 
 impl Head {
@@ -53,7 +56,8 @@ impl Head {
             b"disk" => Durability::Disk,
             _ => Durability::Other,
         });
-        Ok(Self { run_id: run_id.transpose()?, durability })
+        let expected_bytes = headers.get(EXPECTED_BYTES).and_then(|value| value.to_str().ok()?.parse().ok());
+        Ok(Self { run_id: run_id.transpose()?, durability, expected_bytes })
     }
 }
 
@@ -122,7 +126,8 @@ mod tests {
         ] {
             let pairs = [("content-type", "application/grpc"), (RUN_ID, "abc"), (DURABILITY, text)];
             assert!(!resumable(None));
-            assert_eq!(read(200, &pairs), Ok(Head { run_id: Some("abc".into()), durability }));
+            let head = Head { run_id: Some("abc".into()), durability, expected_bytes: None };
+            assert_eq!(read(200, &pairs), Ok(head));
             assert_eq!(resumable(durability), text != "none");
         }
         assert!(read(200, &[("content-type", "application/grpc"), (RUN_ID, "")]).is_err());

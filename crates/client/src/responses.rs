@@ -41,6 +41,12 @@ impl Responses {
         self.0.durability()
     }
 
+    /// About how many bytes the payloads of the whole run have together, as the server expected when the run began: for
+    /// progress, and no promise. `None` where it did not know.
+    pub fn expected_bytes(&self) -> Option<u64> {
+        self.0.expected_bytes()
+    }
+
     /// Whether this is a plain server: one of the tutorial's contract that is no Outflow. Its responses are numbered
     /// and limited by this client, and cannot be resumed.
     pub fn is_plain(&self) -> bool {

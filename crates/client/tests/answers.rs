@@ -74,12 +74,13 @@ const GRPC: (&str, &str) = ("content-type", "application/grpc");
 #[tokio::test]
 async fn a_run_is_read_to_its_end() {
     let trailers = &[OK, COMPLETE, ("outflow-jobs-failed", "2"), ("outflow-last-sequence", "3")];
-    let headers = &[RUN, ("outflow-durability", "disk")];
+    let headers = &[RUN, ("outflow-durability", "disk"), ("outflow-expected-bytes", "18")];
     let (texts, error, ended) = answered(Fetch::id(1), headers, responses(3), trailers).await;
     assert_eq!(texts, ["text 1", "text 2", "text 3"]);
     assert!(error.is_none(), "{error:?}");
     assert_eq!(ended.outcome(), Some(&Outcome::Ended { end: End::Complete, jobs_failed: 2, last_sequence: 3 }));
     assert_eq!((ended.run_id(), ended.durability()), (Some("r1"), Some(Durability::Disk)));
+    assert_eq!(ended.expected_bytes(), Some(18));
     assert!(!ended.is_plain());
     assert!(ended.unsupported().is_empty());
     assert_eq!(ended.last_sequence(), 3);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    EmitError, JobIndex, Payload,
+    EmitError, Emitted, JobIndex, Payload, PayloadKind,
     frame::Part,
     run::{Attempt, Run},
 };
@@ -38,6 +38,23 @@ impl Emitter {
     /// Which job of the plan this is.
     pub fn job(&self) -> JobIndex {
         self.job
+    }
+
+    /// Whether the responses carry text or bytes.
+    pub fn payload_kind(&self) -> PayloadKind {
+        self.run.payload_kind()
+    }
+
+    /// What this job had emitted before a restart, where it is begun again after one and that is journaled. A job that can
+    /// go on behind that says so with [`Emitter::go_on`]. Otherwise it does the same once more, and is compared.
+    pub fn emitted_before(&self) -> Option<Emitted> {
+        self.run.emitted_before(self.job)
+    }
+
+    /// From here on the job emits what follows [`Emitter::emitted_before`], and nothing of that again. That it does so is its
+    /// own responsibility: nothing is compared.
+    pub fn go_on(&self) {
+        self.run.go_on(self.job);
     }
 
     /// Emits one response. It waits only while the run's window is full, that is, while its reader is slower than

@@ -183,14 +183,15 @@ impl Engine {
         if registered.journals(request) {
             self.fetch_journaled(request, &registered, random).await
         } else {
-            self.start_plain(request, registered, RunId::plain(random))
+            self.start_plain(request, registered, RunId::plain(random)).await
         }
     }
 
-    fn start_plain(&self, request: &Request, source: Arc<Registered>, id: RunId) -> Result<Reader, Refusal> {
+    async fn start_plain(&self, request: &Request, source: Arc<Registered>, id: RunId) -> Result<Reader, Refusal> {
         let permit = RunPermit::acquire(&self.runs, self.limits.runs_max)?;
-        let plan = self.plan(request, SourcePermit::acquire(source)?)?;
-        let run = Arc::new(Run::plain(id, plan.payload, self.limits.clone(), self.budget.clone(), permit));
+        let plan = self.plan(request, SourcePermit::acquire(source)?).await?;
+        let run = Run::plain(id, plan.payload, self.limits.clone(), self.budget.clone(), permit);
+        let run = Arc::new(run.expecting(plan.expected_bytes));
         let place = run.attach(From::After(Sequence::NONE), request.limit(), None)?;
         self.driver_of(run.clone(), plan, None, Handle::current()).begin();
         Ok(Reader::plain(run, place))
@@ -242,13 +243,11 @@ impl Engine {
     }
 
     /// The plan of the source that `permit` is of, checked.
-    pub(crate) fn plan(&self, request: &Request, permit: SourcePermit) -> Result<Plan, Refusal> {
-        let mut plan = permit.source().plan(request)?;
-        plan.permit = Some(permit);
-        self.within_limits(plan)
+    pub(crate) async fn plan(&self, request: &Request, permit: SourcePermit) -> Result<Plan, Refusal> {
+        self.within_limits(permit.plan(request, self.limits.patience).await?)
     }
 
-    fn within_limits(&self, mut plan: Plan) -> Result<Plan, Refusal> {
+    pub(crate) fn within_limits(&self, mut plan: Plan) -> Result<Plan, Refusal> {
         if plan.jobs.len() > self.limits.jobs_max {
             return Err(Refusal::Exhausted { what: "the limit on jobs of one run", max: self.limits.jobs_max });
         }

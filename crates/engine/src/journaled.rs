@@ -153,7 +153,7 @@ impl Engine {
                 Joined::Nothing { known, stale } => {
                     let new = match prepared.take() {
                         Some(new) => new,
-                        None => self.prepare(keeper, request, registered, &keys, random)?,
+                        None => self.prepare(keeper, request, registered, &keys, random).await?,
                     };
                     self.begin(keeper, request, new, stale, known, &mut prepared)?
                 }
@@ -223,7 +223,7 @@ impl Engine {
     }
 
     /// A run that may be started.
-    fn prepare(
+    async fn prepare(
         &self,
         keeper: &Keeper,
         request: &Request,
@@ -235,11 +235,11 @@ impl Engine {
             return Err(Refusal::StoreFailing { reason });
         }
         let permit = RunPermit::acquire(&self.runs, self.limits.runs_max)?;
-        let plan = self.plan(request, SourcePermit::acquire(registered.clone())?)?;
+        let plan = self.plan(request, SourcePermit::acquire(registered.clone())?).await?;
         let at = keeper.clock.now();
         let keys = keys.own.iter().chain(&keys.shared).cloned().collect();
         let start = Arc::new(self.start_of(request, registered, &plan, keys, at));
-        let run = Arc::new(Run::journaled(
+        let run = Run::journaled(
             RunId::journaled(at, random),
             plan.payload,
             self.limits.clone(),
@@ -247,7 +247,8 @@ impl Engine {
             permit,
             start.clone(),
             keeper.queue.clone(),
-        ));
+        );
+        let run = Arc::new(run.expecting(plan.expected_bytes));
         run.keep(registered.options.keep_bytes);
         Ok(Prepared { in_hand: InHand { run, start }, plan })
     }
@@ -297,6 +298,8 @@ impl Engine {
             jobs: plan.jobs.len() as u32,
             linger,
             reuse: registered.options.shared.map(|shared| shared.reuse),
+            basis: plan.basis,
+            expected_bytes: plan.expected_bytes,
         }
     }
 

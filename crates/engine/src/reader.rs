@@ -50,6 +50,11 @@ impl Reader {
         &self.run
     }
 
+    /// About how many bytes the payloads of its run will have together, where its source knew.
+    pub fn expected_bytes(&self) -> Option<u64> {
+        self.run.expected_bytes()
+    }
+
     /// What its run outlives.
     pub fn durability(&self) -> Durability {
         self.store.as_ref().map_or(Durability::None, |store| store.durability())

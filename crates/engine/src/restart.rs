@@ -1,12 +1,13 @@
 //! Takes up the runs that had not ended when the process before this one did: a job that ended is never run again, one
 //! that may be repeated is, and is compared with what it had emitted, and a run that cannot go on ends `interrupted`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
-    End, Engine, JobErrors, JobIndex, PayloadKind, Plan, Refusal, Request, RunRecord, Sequence, Store, StoreError,
+    Code, End, Engine, JobError, JobErrors, JobIndex, PayloadKind, Plan, Planning, Refusal, Request, RunRecord,
+    Sequence, Store, StoreError,
     driver::Resumed,
     frame::read_frame,
     keeper::Keeper,
@@ -20,6 +21,9 @@ const READ_AT_ONCE: usize = 2;
 /// Bytes of a journal that are read at once.
 const READ_BYTES: usize = 1024 * 1024;
 
+/// A plan that is being made again, and how much of its run is kept.
+type MadeAgain = Pin<Box<dyn Future<Output = Result<(Plan, Option<u64>), Refusal>> + Send>>;
+
 impl Engine {
     /// Takes up every run of the store that has not ended. When it returns, all of them can be read; what their jobs had
     /// emitted is read after that.
@@ -31,14 +35,25 @@ impl Engine {
             n => tracing::info!("taking up {n} runs that had not ended"),
         }
         let reading = Arc::new(Semaphore::new(READ_AT_ONCE));
-        for record in unended {
-            self.take_up(keeper, record, &reading);
+        // Plans that look at disks are made beside each other: one that hangs holds up no other.
+        let plans: Vec<_> = unended.iter().map(|record| self.plan_again(record)).collect();
+        for (record, plan) in unended.into_iter().zip(plans) {
+            let planned = match plan {
+                Ok(plan) => self.planned_again(&record, plan.await),
+                Err(reason) => Err(reason),
+            };
+            self.take_up(keeper, record, planned, &reading);
         }
         Ok(())
     }
 
-    fn take_up(&self, keeper: &Arc<Keeper>, record: RunRecord, reading: &Arc<Semaphore>) {
-        let planned = self.plan_again(&record);
+    fn take_up(
+        &self,
+        keeper: &Arc<Keeper>,
+        record: RunRecord,
+        planned: Result<(Plan, Option<u64>), String>,
+        reading: &Arc<Semaphore>,
+    ) {
         let payload = planned.as_ref().map_or(PayloadKind::default(), |(plan, _)| plan.payload);
         let run = Arc::new(Run::stored(
             &record,
@@ -121,8 +136,8 @@ impl Engine {
         );
     }
 
-    /// The plan of a run, made again, and how much of it is kept; or why it cannot go on.
-    fn plan_again(&self, record: &RunRecord) -> Result<(Plan, Option<u64>), String> {
+    /// Has the plan of a run made again, or says why it cannot go on.
+    fn plan_again(&self, record: &RunRecord) -> Result<MadeAgain, String> {
         let start = &record.start;
         let registered = self
             .sources
@@ -132,11 +147,37 @@ impl Engine {
             return Err(format!("the configuration of source `{}` was changed", start.source));
         }
         let request = Request::rebuilt(start.id, &start.source, start.parameters.to_map(), &start.principal);
-        let keep_bytes = registered.options.keep_bytes;
-        let plan = self.plan(&request, SourcePermit::beyond_limits(registered));
-        let plan = plan.map_err(|refusal| format!("source `{}` refuses it now: {refusal}", start.source))?;
+        let (planning, patience) = (registered.source.planning(), self.limits.patience);
+        let made = async move {
+            let keep_bytes = registered.options.keep_bytes;
+            let plan = SourcePermit::beyond_limits(registered).plan(&request, patience).await?;
+            Ok((plan, keep_bytes))
+        };
+        Ok(match planning {
+            Planning::Here => Box::pin(made),
+            Planning::Blocking => {
+                let made = self.tasks.spawn_on(made, &self.background());
+                let gone = |error| Err(Refusal::Source(JobError::new(Code::Internal, error)));
+                Box::pin(async move { made.await.unwrap_or_else(gone) })
+            }
+        })
+    }
+
+    /// The plan of a run, made again, and how much of it is kept; or why it cannot go on.
+    fn planned_again(
+        &self,
+        record: &RunRecord,
+        made: Result<(Plan, Option<u64>), Refusal>,
+    ) -> Result<(Plan, Option<u64>), String> {
+        let start = &record.start;
+        let made = made.and_then(|(plan, keep_bytes)| Ok((self.within_limits(plan)?, keep_bytes)));
+        let (plan, keep_bytes) =
+            made.map_err(|refusal| format!("source `{}` refuses it now: {refusal}", start.source))?;
         if plan.jobs.len() != start.jobs as usize {
             return Err(format!("its plan had {} jobs and has {} now", start.jobs, plan.jobs.len()));
+        }
+        if plan.basis != start.basis {
+            return Err(format!("what source `{}` answers with is not what it was", start.source));
         }
         let jobs = &record.jobs;
         let in_the_middle = jobs.started.iter().find(|job| !jobs.ended.contains(job));

@@ -4,17 +4,22 @@ use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use tokio::task::AbortHandle;
 
-use crate::{Emitter, JobError, PayloadKind, Refusal, Request, sources::SourcePermit, task::Begin};
+use crate::{Emitter, JobError, PayloadKind, Refusal, Request, digest::Digest, sources::SourcePermit, task::Begin};
 
 /// What answers requests: it turns each into a plan, checked before any of its jobs starts.
 ///
-/// `plan` must not block; what takes time belongs into a job.
+/// `plan` must not block, unless [`Source::planning`] says that it may; what takes long belongs into a job.
 pub trait Source: Send + Sync + 'static {
     /// The jobs that answer `request`.
     ///
     /// # Errors
     /// A [`Refusal`] goes to the client as the status of its call, and nothing is started.
     fn plan(&self, request: &Request) -> Result<Plan, Refusal>;
+
+    /// Where `plan` is called; by default [`Planning::Here`].
+    fn planning(&self) -> Planning {
+        Planning::Here
+    }
 
     /// A text that changes whenever this source may answer otherwise than before: its settings, its version. A journaled
     /// run is not taken up again after a restart under another one, and a shared run is not joined. By default it is
@@ -30,9 +35,24 @@ impl<S: Source + ?Sized> Source for Arc<S> {
         (**self).plan(request)
     }
 
+    fn planning(&self) -> Planning {
+        (**self).planning()
+    }
+
     fn configuration(&self) -> String {
         (**self).configuration()
     }
+}
+
+/// Where a source makes its plans.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Planning {
+    /// On the thread that serves the request: it must not block.
+    #[default]
+    Here,
+    /// On a thread that may block, since it has to look at something first: a file, say. A request waits for that as long
+    /// as for a disk, and is then refused; each source makes at most 64 such plans at once.
+    Blocking,
 }
 
 /// What a source answers and how its runs are kept, beside what each of its plans says.
@@ -149,6 +169,8 @@ pub struct Plan {
     pub(crate) placement: Placement,
     pub(crate) repeatable: bool,
     pub(crate) time_limit: Option<Duration>,
+    pub(crate) basis: u64,
+    pub(crate) expected_bytes: Option<u64>,
     /// Its place among the runs of its source.
     pub(crate) permit: Option<SourcePermit>,
 }
@@ -164,6 +186,8 @@ impl Plan {
             placement: Placement::default(),
             repeatable: false,
             time_limit: None,
+            basis: 0,
+            expected_bytes: None,
             permit: None,
         }
     }
@@ -219,6 +243,22 @@ impl Plan {
     #[must_use]
     pub fn time_limit(mut self, time: Duration) -> Self {
         self.time_limit = Some(time);
+        self
+    }
+
+    /// What the plan rests on beside its request and the source's configuration: which file was found, say, and how long it
+    /// was. It is recorded with the run, and where a restart finds something else the run ends `interrupted`.
+    #[must_use]
+    pub fn basis(mut self, basis: impl AsRef<[u8]>) -> Self {
+        self.basis = Digest::new().with(basis).value();
+        self
+    }
+
+    /// About how many bytes the payloads of all responses will have together. Clients are told it before the first
+    /// response, to show progress; nothing holds a run to it.
+    #[must_use]
+    pub fn expected_bytes(mut self, bytes: u64) -> Self {
+        self.expected_bytes = Some(bytes);
         self
     }
 

@@ -8,11 +8,13 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::RwLock;
+use tokio::sync::Semaphore;
 
-use crate::{Refusal, Request, Source, SourceOptions, digest::Digest};
+use crate::{Code, JobError, Plan, Planning, Refusal, Request, Source, SourceOptions, digest::Digest};
 
 /// A set of sources: who is called what, who claims which ids, and who answers what nobody claims.
 #[derive(Clone, Default)]
@@ -88,7 +90,8 @@ impl Sources {
     pub fn source_with(mut self, name: impl Into<String>, source: impl Source, options: SourceOptions) -> Self {
         let configuration = Digest::new().with(source.configuration()).value();
         let (name, source) = (name.into().into(), Arc::new(source));
-        self.sources.push(Registered { name, source, options, configuration, alive: Arc::default() });
+        let (alive, planning) = (Arc::default(), Arc::new(Semaphore::new(PLANS_AT_ONCE)));
+        self.sources.push(Registered { name, source, options, configuration, alive, planning });
         self
     }
 
@@ -136,6 +139,10 @@ impl fmt::Debug for Sources {
     }
 }
 
+/// Plans of one source that are made at once on threads that may block: a file system that hangs must not take all threads
+/// that there are.
+const PLANS_AT_ONCE: usize = 64;
+
 /// A source and how its runs are kept.
 #[derive(Clone)]
 pub(crate) struct Registered {
@@ -145,6 +152,8 @@ pub(crate) struct Registered {
     pub(crate) configuration: u64,
     /// Runs of it whose jobs have not ended, also those that were begun before the sources were replaced.
     alive: Arc<AtomicUsize>,
+    /// Places for plans that are being made on threads that may block.
+    planning: Arc<Semaphore>,
 }
 
 /// Ids that a source claims.
@@ -247,6 +256,7 @@ impl LiveSources {
         for source in &mut sources.sources {
             if let Some(old) = table.by_name.get(&source.name) {
                 source.alive = old.alive.clone();
+                source.planning = old.planning.clone();
             }
         }
         // What is let go is somebody else's, and may do anything when it is dropped.
@@ -288,9 +298,34 @@ impl SourcePermit {
         }
     }
 
-    /// The source that the run is of.
-    pub(crate) fn source(&self) -> &dyn Source {
-        &*self.0.source
+    /// The source's plan for `request`, which counts as a run from here on; one that is made on a thread that may block is
+    /// waited for no longer than `patience`.
+    pub(crate) async fn plan(self, request: &Request, patience: Duration) -> Result<Plan, Refusal> {
+        match self.0.source.planning() {
+            Planning::Here => self.plan_here(request),
+            // Boxed: most sources are not like that, and all requests would be larger.
+            Planning::Blocking => Box::pin(self.plan_blocking(request.clone(), patience)).await,
+        }
+    }
+
+    fn plan_here(self, request: &Request) -> Result<Plan, Refusal> {
+        let mut plan = self.0.source.plan(request)?;
+        plan.permit = Some(self);
+        Ok(plan)
+    }
+
+    async fn plan_blocking(self, request: Request, patience: Duration) -> Result<Plan, Refusal> {
+        let name = self.0.name.clone();
+        let made = async {
+            let place = self.0.planning.clone().acquire_owned().await.expect("the semaphore is never closed");
+            // Also of one that nobody waits for any more the place is taken as long as the thread is.
+            let made = tokio::task::spawn_blocking(move || (self.plan_here(&request), place)).await;
+            made.map_or_else(|error| Err(Refusal::Source(JobError::new(Code::Internal, error))), |(plan, _)| plan)
+        };
+        tokio::time::timeout(patience, made).await.unwrap_or_else(|_| {
+            let problem = format!("source `{name}` did not see within {patience:?} what it has to answer with");
+            Err(Refusal::Source(JobError::new(Code::Unavailable, problem)))
+        })
     }
 
     /// For a run that was admitted before, by the process that this one follows.

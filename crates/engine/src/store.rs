@@ -158,6 +158,11 @@ pub struct Start {
     pub linger: Duration,
     /// How long after a complete end it is still joined; `None` where its source is not shared.
     pub reuse: Option<Duration>,
+    /// A digest of what its plan rested on: where a restart finds something else, the run is not taken up again. 0 where it
+    /// rested on nothing.
+    pub basis: u64,
+    /// About how many bytes its payloads have together, where its source knew.
+    pub expected_bytes: Option<u64>,
 }
 
 /// How a run ended, and when.

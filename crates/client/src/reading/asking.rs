@@ -149,7 +149,7 @@ impl Reading {
                 // A plain server that has nothing to say.
                 self.check_run(None)?;
                 self.numbering = Numbering::new(By::Client, &self.request);
-                self.head = Some(Head { run_id: None, durability: None });
+                self.head = Some(Head { run_id: None, durability: None, expected_bytes: None });
                 self.outcome = Some(Outcome::Ended { end: End::Complete, jobs_failed: 0, last_sequence: 0 });
                 self.state = State::Over;
                 Ok(())

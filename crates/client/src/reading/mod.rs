@@ -114,6 +114,10 @@ impl Reading {
         self.head.as_ref()?.durability
     }
 
+    pub(crate) fn expected_bytes(&self) -> Option<u64> {
+        self.head.as_ref()?.expected_bytes
+    }
+
     pub(crate) fn is_plain(&self) -> bool {
         self.numbering.is_plain()
     }

@@ -35,6 +35,7 @@ pub(crate) use deliver::{Attached, From, Next};
 use driven::Driven;
 pub(crate) use driven::GoesOn;
 pub(crate) use permit::RunPermit;
+pub use record::Emitted;
 use record::Recording;
 pub(crate) use record::Repeating;
 
@@ -45,6 +46,7 @@ pub struct Run {
     field: Field,
     limits: Arc<Limits>,
     payload_bytes_max: usize,
+    expected_bytes: Option<u64>,
     state: Mutex<State>,
     driven: Driven,
     _permit: Option<RunPermit>,
@@ -112,6 +114,7 @@ impl Run {
     ) -> Self {
         let recording = Recording::stored(record, queue);
         let run = Self::new(record.id, payload, limits, budget, permit, Some(recording));
+        let run = run.expecting(record.start.expected_bytes);
         {
             let mut state = run.state.lock();
             state.journal.go_on_behind(record.last);
@@ -141,6 +144,7 @@ impl Run {
                 PayloadKind::Bytes => Field::Data,
             },
             payload_bytes_max: payload_bytes_max(&limits),
+            expected_bytes: None,
             limits,
             state: Mutex::new(State {
                 journal: Journal::new(budget),
@@ -157,6 +161,21 @@ impl Run {
             driven: Driven::default(),
             _permit: permit,
         }
+    }
+
+    /// This run, which is told to have about so many bytes of payload.
+    pub(crate) fn expecting(self, bytes: Option<u64>) -> Self {
+        Self { expected_bytes: bytes, ..self }
+    }
+
+    /// About how many bytes its payloads will have together, where its source knew.
+    pub(crate) fn expected_bytes(&self) -> Option<u64> {
+        self.expected_bytes
+    }
+
+    /// Whether it has text or bytes.
+    pub(crate) fn payload_kind(&self) -> PayloadKind {
+        self.payload
     }
 
     /// This run's name.

@@ -86,6 +86,25 @@ pub(crate) struct Repeating {
     left: u64,
     expected: u64,
     digest: DefaultHasher,
+    emitted: Emitted,
+}
+
+/// What a job emitted before a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Emitted {
+    /// How many values: a response that is the part of one does not count, its last part does.
+    pub values: u64,
+    /// Bytes of all payloads.
+    pub bytes: u64,
+    /// The end of the last response's payload, at most [`Emitted::TAIL_BYTES_MAX`] bytes.
+    pub tail: Vec<u8>,
+    /// The last response was a part of a value that goes on.
+    pub is_open: bool,
+}
+
+impl Emitted {
+    /// How much of the last payload is kept.
+    pub const TAIL_BYTES_MAX: usize = 1024;
 }
 
 /// What a response of a job that is done again is.
@@ -102,6 +121,12 @@ impl Repeating {
     pub(crate) fn expect(&mut self, payload: &[u8], part: Part) {
         self.left += 1;
         digest(&mut self.digest, payload, part);
+        let emitted = &mut self.emitted;
+        emitted.is_open = part == Part::GoesOn;
+        emitted.values += u64::from(!emitted.is_open);
+        emitted.bytes += payload.len() as u64;
+        emitted.tail.clear();
+        emitted.tail.extend_from_slice(&payload[payload.len().saturating_sub(Emitted::TAIL_BYTES_MAX)..]);
     }
 
     /// Turns from counting to checking off.
@@ -225,6 +250,18 @@ impl Recording {
         self.taken_up.as_ref().is_some_and(|taken_up| taken_up.repeating.contains_key(&job))
     }
 
+    /// What a job that is done again had emitted.
+    fn emitted_before(&self, job: JobIndex) -> Option<Emitted> {
+        Some(self.taken_up.as_ref()?.repeating.get(&job)?.emitted.clone())
+    }
+
+    /// A job that is done again does not repeat what it had emitted.
+    fn go_on(&mut self, job: JobIndex) {
+        if let Some(taken_up) = &mut self.taken_up {
+            taken_up.repeating.remove(&job);
+        }
+    }
+
     /// Checks off one response of a job that is done again; `None` where it is a new one.
     #[inline]
     pub(super) fn repeat(&mut self, job: JobIndex, payload: &[u8], part: Part) -> Option<Repeat> {
@@ -343,6 +380,18 @@ impl Run {
             if recording.attached == 0 {
                 recording.deserted_at = Some(Instant::now());
             }
+        }
+    }
+
+    /// What a job that is begun again had emitted before.
+    pub(crate) fn emitted_before(&self, job: JobIndex) -> Option<Emitted> {
+        self.state.lock().recording.as_ref()?.emitted_before(job)
+    }
+
+    /// A job that is begun again goes on behind what it had emitted.
+    pub(crate) fn go_on(&self, job: JobIndex) {
+        if let Some(recording) = &mut self.state.lock().recording {
+            recording.go_on(job);
         }
     }
 

@@ -242,6 +242,7 @@ impl Fetch {
             interrupt = Some(listen()?);
         }
         let mut printer = Printer::new(output, self.format(), interrupt.clone());
+        printer.expect(responses.expected_bytes().filter(|_| self.is_for_all()));
         let received = receive(&mut responses, &mut printer, &clock, interrupt.as_ref()).await;
         let ending = match &received {
             Ok(()) => Ending::Well,
@@ -316,6 +317,11 @@ impl Fetch {
         let is_findable = may_have_started && (made.is_some() || self.key.is_some());
         is_findable
             .then(|| format!("whether the run was started is not known; the same command{with_key} goes on with it"))
+    }
+
+    /// Whether it asks for a run from its start to its end.
+    fn is_for_all(&self) -> bool {
+        self.after.is_none() && self.last.is_none() && self.limit.is_none()
     }
 
     fn format(&self) -> Format {

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use outflow_engine::{JobErrors, PayloadKind, Plan, Refusal, Request, Source, SourceOptions};
+use outflow_engine::{JobErrors, PayloadKind, Plan, Planning, Refusal, Request, Source, SourceOptions};
 use serde::Deserialize;
 use toml::{Spanned, de::DeTable};
 
@@ -210,6 +210,10 @@ impl Source for Planned {
             plan = plan.time_limit(time);
         }
         Ok(plan)
+    }
+
+    fn planning(&self) -> Planning {
+        self.source.planning()
     }
 
     /// Bounds are not part of it: who sets another one wants runs to go on within that.

@@ -80,12 +80,16 @@ async fn start(
         turn().await;
     }
 
+    let expected_bytes = reader.expected_bytes();
     let (run_id, durability) = (reader.run_id().to_string(), status::durability(reader.durability()));
     let mut response = Response::new(Body::Fetch(FetchBody::new(reader, request.heartbeat(), control)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(status::RUN_ID, HeaderValue::try_from(run_id).expect("a run id is plain ASCII"));
     headers.insert(status::DURABILITY, HeaderValue::from_static(durability));
+    if let Some(bytes) = expected_bytes {
+        headers.insert(status::EXPECTED_BYTES, bytes.into());
+    }
     Ok(response)
 }
 

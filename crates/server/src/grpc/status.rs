@@ -12,6 +12,8 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 pub(super) const RUN_ID: HeaderName = HeaderName::from_static("outflow-run-id");
 /// What the run outlives: `none`, `memory` or `disk`.
 pub(super) const DURABILITY: HeaderName = HeaderName::from_static("outflow-durability");
+/// About how many bytes the payloads of the whole run will have, where its source knew when it began.
+pub(super) const EXPECTED_BYTES: HeaderName = HeaderName::from_static("outflow-expected-bytes");
 const LAST_SEQUENCE: HeaderName = HeaderName::from_static("outflow-last-sequence");
 const RUN_END: HeaderName = HeaderName::from_static("outflow-end");
 const JOBS_FAILED: HeaderName = HeaderName::from_static("outflow-jobs-failed");

@@ -171,6 +171,11 @@ impl Kept {
         self.bookmark.responses
     }
 
+    /// How many bytes are in it.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bookmark.bytes
+    }
+
     /// The key under which the run is found if the answer to this request does not arrive. It is durable when this
     /// returns, and so there is never a second run for one file.
     pub(in crate::cli) fn key(&mut self) -> Result<String, KeptError> {

@@ -82,6 +82,14 @@ impl Printer {
         Self { output, format, progress, printed: Printed::default() }
     }
 
+    /// About so many bytes will be there in the end, where that is known: those that are in the file already, too.
+    pub(in crate::cli) fn expect(&mut self, bytes: Option<u64>) {
+        let before = self.kept().map_or(0, Kept::bytes);
+        if let Some(progress) = &mut self.progress {
+            progress.expect(bytes, before);
+        }
+    }
+
     pub(in crate::cli) fn output(&self) -> &Output {
         &self.output.get_ref().output
     }

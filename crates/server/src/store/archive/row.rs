@@ -73,6 +73,11 @@ pub(super) struct Row {
     /// Those that were bound to it later.
     #[prost(bytes = "bytes", repeated, tag = "24")]
     later_keys: Vec<Bytes>,
+    /// Absent: 0.
+    #[prost(fixed64, tag = "25")]
+    basis: u64,
+    #[prost(uint64, optional, tag = "26")]
+    expected_bytes: Option<u64>,
 }
 
 /// How a run ended, and when.
@@ -166,6 +171,8 @@ impl Row {
             jobs: start.jobs,
             linger_nanos,
             reuse_nanos: start.reuse.map(nanos),
+            basis: start.basis,
+            expected_bytes: start.expected_bytes,
             ended: ended.as_deref().map(EndedRow::new),
             dropped: first.get().saturating_sub(1),
             last: last.get(),
@@ -220,6 +227,8 @@ impl Row {
             jobs: self.jobs,
             linger,
             reuse: self.reuse_nanos.map(Duration::from_nanos),
+            basis: self.basis,
+            expected_bytes: self.expected_bytes,
         };
         Ok(RunRecord {
             id: run,

@@ -82,6 +82,10 @@ struct StartBody {
     linger: Option<SpanBody>,
     #[prost(message, optional, tag = "10")]
     reuse: Option<SpanBody>,
+    #[prost(fixed64, tag = "11")]
+    basis: u64,
+    #[prost(uint64, optional, tag = "12")]
+    expected_bytes: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -155,6 +159,8 @@ impl From<&Start> for StartBody {
             jobs: start.jobs,
             linger: Some(start.linger.into()),
             reuse: start.reuse.map(SpanBody::from),
+            basis: start.basis,
+            expected_bytes: start.expected_bytes,
         }
     }
 }
@@ -172,6 +178,8 @@ impl From<StartBody> for Start {
             jobs: body.jobs,
             linger: body.linger.map_or(Duration::ZERO, Duration::from),
             reuse: body.reuse.map(Duration::from),
+            basis: body.basis,
+            expected_bytes: body.expected_bytes,
         }
     }
 }
@@ -291,6 +299,8 @@ mod tests {
             jobs: 7,
             linger: Duration::from_millis(1500),
             reuse: Some(Duration::ZERO),
+            basis: u64::MAX - 1,
+            expected_bytes: Some(0),
         };
         let error = JobError::new(Code::Unauthenticated, "who?");
         let records = [

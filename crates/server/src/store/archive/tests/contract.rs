@@ -32,6 +32,8 @@ fn a_record_comes_back_as_it_went_in() {
         jobs: u32::MAX,
         linger: Duration::new(3, 7),
         reuse: Some(Duration::ZERO),
+        basis: u64::MAX - 1,
+        expected_bytes: Some(0),
         ..Start::default()
     };
     let error = JobError::new(Code::DataLoss, "gone");
