@@ -166,12 +166,20 @@ impl From<SplitFailed> for JobError {
 }
 
 impl Split {
+    /// What ends each piece; `None` for chunks.
+    pub(super) fn end(&self) -> Option<&[u8]> {
+        match self {
+            Self::Lines => Some(b"\n"),
+            Self::Chunks => None,
+            Self::Delimiter(Delimiter(bytes)) => Some(bytes),
+        }
+    }
+
     /// Emits all of `input`, as fast as its reader takes it.
     pub(super) async fn emit(&self, input: impl AsyncRead + Unpin, emitter: &Emitter) -> Result<(), SplitFailed> {
-        match self {
-            Self::Lines => pieces(b"\n", input, emitter).await,
-            Self::Chunks => chunks(input, emitter).await,
-            Self::Delimiter(Delimiter(bytes)) => pieces(bytes, input, emitter).await,
+        match self.end() {
+            None => chunks(input, emitter).await,
+            Some(end) => pieces(end, input, emitter).await,
         }
     }
 }
@@ -187,39 +195,67 @@ async fn chunks(mut input: impl AsyncRead + Unpin, emitter: &Emitter) -> Result<
     }
 }
 
-/// Emits each piece that `end` ends, all together that came together.
+/// Emits each piece that `end` ends.
 async fn pieces(end: &[u8], mut input: impl AsyncRead + Unpin, emitter: &Emitter) -> Result<(), SplitFailed> {
-    let finder = memmem::Finder::new(end);
-    let mut read = BytesMut::with_capacity(READ_BYTES);
-    // Bytes at the start of `read` in which no end begins.
-    let mut searched = 0;
+    let mut pieces = Pieces::new(end);
     loop {
-        read.reserve(READ_BYTES);
-        if input.read_buf(&mut read).await.map_err(SplitFailed::Read)? == 0 {
+        if input.read_buf(pieces.buffer()).await.map_err(SplitFailed::Read)? == 0 {
             break;
         }
+        pieces.emit(emitter).await.map_err(SplitFailed::Emit)?;
+    }
+    pieces.finish(emitter).await.map_err(SplitFailed::Emit)
+}
+
+/// Bytes that are split where `end` is found, as they come.
+pub(super) struct Pieces<'e> {
+    end: &'e [u8],
+    finder: memmem::Finder<'e>,
+    read: BytesMut,
+    /// Bytes at the start of `read` in which no end begins.
+    searched: usize,
+}
+
+impl<'e> Pieces<'e> {
+    pub(super) fn new(end: &'e [u8]) -> Self {
+        Self { end, finder: memmem::Finder::new(end), read: BytesMut::with_capacity(READ_BYTES), searched: 0 }
+    }
+
+    /// Where what comes is appended.
+    pub(super) fn buffer(&mut self) -> &mut BytesMut {
+        self.read.reserve(READ_BYTES);
+        &mut self.read
+    }
+
+    /// Emits what is whole, all together that came together.
+    pub(super) async fn emit(&mut self, emitter: &Emitter) -> Result<(), EmitError> {
+        let Self { end, finder, read, searched } = self;
         let mut found = Vec::new();
         let mut start = 0;
-        while let Some(at) = finder.find(&read[searched..]) {
-            found.push(&read[start..searched + at]);
-            start = searched + at + end.len();
-            searched = start;
+        while let Some(at) = finder.find(&read[*searched..]) {
+            found.push(&read[start..*searched + at]);
+            start = *searched + at + end.len();
+            *searched = start;
         }
         if !found.is_empty() {
-            emitter.emit_all(&found).await.map_err(SplitFailed::Emit)?;
+            emitter.emit_all(&found).await?;
             _ = read.split_to(start);
         }
         // An end may have begun in the last bytes.
         while read.len() > PIECE_BYTES_MAX + end.len() {
-            let part = read.split_to(character_start(&read, PIECE_BYTES_MAX));
-            emitter.emit_partial(&part[..]).await.map_err(SplitFailed::Emit)?;
+            let part = read.split_to(character_start(read, PIECE_BYTES_MAX));
+            emitter.emit_partial(&part[..]).await?;
         }
-        searched = (read.len() + 1).saturating_sub(end.len());
+        *searched = (read.len() + 1).saturating_sub(end.len());
+        Ok(())
     }
-    if !read.is_empty() {
-        emitter.emit(&read[..]).await.map_err(SplitFailed::Emit)?;
+
+    /// Emits what no end has followed, where there is something; what comes then is a new piece.
+    pub(super) async fn finish(&mut self, emitter: &Emitter) -> Result<(), EmitError> {
+        self.searched = 0;
+        let last = self.read.split();
+        if last.is_empty() { Ok(()) } else { emitter.emit(&last[..]).await }
     }
-    Ok(())
 }
 
 /// The last place up to `at` where a character of UTF-8 starts; `at` itself where the bytes are no text.
