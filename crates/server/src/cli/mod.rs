@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, in `clap`'s terms, and which file does it. It parses; it does no work.
 
 mod bench;
+mod config;
 mod continuation;
 mod data;
 mod demo;
@@ -41,6 +42,7 @@ Examples:
   outflow fetch 1 --limit 2                    two responses are enough; the server stops the rest
   outflow fetch 1 --within 2500ms              cut off after so long
   outflow fetch 1 --linger 10m                 the work goes on for ten minutes if you leave
+  outflow config init                          a configuration file: commands, files, databases, services
   outflow bench --for 10s                      how much a server does, and how fast
   outflow runs                                 what is going on, and what is kept
 
@@ -54,6 +56,8 @@ enum Command {
     Fetch(Box<fetch::Fetch>),
     /// What runs a server keeps, and how to stop one
     Runs(runs::Runs),
+    /// Check a configuration file, or write one to begin with
+    Config(config::Config),
     /// Check, compact or back up what a server keeps
     Data(data::Data),
     /// Measure a server: throughput, times, and whether anything is missing
@@ -76,6 +80,7 @@ pub fn run() -> ExitCode {
         Command::Serve(serve) => serve.run(&arguments.log),
         Command::Fetch(fetch) => fetch.run(&arguments.log),
         Command::Runs(runs) => runs.run(&arguments.log),
+        Command::Config(config) => config.run(&arguments.log),
         Command::Data(data) => data.run(&arguments.log),
         Command::Bench(bench) => bench.run(&arguments.log),
         Command::Demo(demo::Demo {}) => demo::Demo::run(&arguments.log),

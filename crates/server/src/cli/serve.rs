@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use outflow_engine::SourceOptions;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
 };
 
@@ -17,7 +17,7 @@ use super::{Exit, log};
 use crate::{
     Listen,
     config::Config,
-    server::{Builder, ServeError},
+    server::{Builder, ServeError, ServedSources},
     source::{Exec, Split},
     store,
 };
@@ -43,7 +43,8 @@ A request with linger or idempotency_key is journaled: it goes on without its re
 place, also after this program was killed and started again. The data directory is made when the first such request
 comes; --data memory keeps nothing beyond the process.
 
-On SIGINT or SIGTERM open streams end with UNAVAILABLE, and the program within ten seconds; a second signal ends it at
+On SIGHUP the sources of the configuration file are read anew, or stay as they are where something is wrong with it; runs
+under way go on as they began. On SIGINT or SIGTERM open streams end with UNAVAILABLE, and the program within ten seconds; a second signal ends it at
 once. Exit codes: 0 stopped by a signal, 1 it could not serve, 2 usage.")]
 pub(super) struct Serve {
     /// Listen here, again for more; without it on port 50005 of both loopback addresses
@@ -103,6 +104,7 @@ impl Serve {
 
     fn serve(self) -> Result<(), Refused> {
         // All that can be wrong is said before a port is bound.
+        let config = self.config.clone();
         let server = self.builder()?;
         raise_open_files();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -114,6 +116,9 @@ impl Serve {
                 // Not a line that everybody gets: the tutorial's server says `start server` and nothing else.
                 tracing::debug!("listening on {address}");
             }
+            // Without a file there is nothing to read anew, and whoever closes the terminal means it.
+            let reload = config.map(|path| Ok::<_, io::Error>((signal(SignalKind::hangup())?, path))).transpose()?;
+            let reloading = reload_sources(reload, server.sources());
             let hurry = server.hurry();
             let (stop, stopped) = oneshot::channel();
             let signals = async {
@@ -134,6 +139,7 @@ impl Serve {
             tokio::select! {
                 served = server.serve(async { _ = stopped.await }) => served?,
                 () = signals => {}
+                () = reloading => {}
             }
             Ok(())
         });
@@ -171,6 +177,33 @@ impl Serve {
             server = server.source_with("exec", exec, options).default_to("exec");
         }
         Ok(server)
+    }
+}
+
+/// Reads the sources of the file anew at each SIGHUP, or keeps the old ones and says why.
+async fn reload_sources(reload: Option<(Signal, PathBuf)>, sources: ServedSources) {
+    let Some((mut hangup, path)) = reload else { return std::future::pending().await };
+    while hangup.recv().await.is_some() {
+        // Commands are looked for, and secrets read.
+        let read = tokio::task::spawn_blocking({
+            let path = path.clone();
+            move || Config::read(&path)
+        });
+        let replaced = match read.await {
+            Ok(Ok(config)) => {
+                let names = config.source_names().join(", ");
+                sources.replace(config.into_sources()).map(|()| names).map_err(|error| error.to_string())
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match replaced {
+            Ok(names) if names.is_empty() => {
+                tracing::info!("SIGHUP: no source is configured any more; simulate answers")
+            }
+            Ok(names) => tracing::info!("SIGHUP: the sources are now {names}; runs under way go on as they began"),
+            Err(problem) => tracing::error!("SIGHUP: the sources stay as they were: {problem}"),
+        }
     }
 }
 

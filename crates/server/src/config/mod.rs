@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use outflow_engine::Sources;
 use serde::Deserialize;
 use toml::{
     Spanned,
@@ -28,6 +29,9 @@ use crate::{
 
 use limits::LimitsFile;
 use sources::Configured;
+
+/// A commented file to begin with: what it says is good, and so is each example in it without its comment.
+pub(crate) const SAMPLE: &str = include_str!("sample.toml");
 
 /// A checked configuration.
 #[derive(Default)]
@@ -112,16 +116,26 @@ impl Config {
         self.limits.data_bytes_max
     }
 
+    /// The names of its sources, in the order of the file.
+    pub(crate) fn source_names(&self) -> Vec<&str> {
+        self.sources.iter().map(Configured::name).collect()
+    }
+
+    /// Only its sources.
+    pub(crate) fn into_sources(self) -> Sources {
+        self.sources.into_iter().fold(Sources::new(), |sources, source| source.add_to(sources))
+    }
+
     /// A server's builder with all of it.
-    pub(crate) fn into_builder(self) -> Builder {
+    pub(crate) fn into_builder(mut self) -> Builder {
         let mut server = Server::builder().limits(self.limits.engine()).transport_limits(self.limits.transport());
         if !self.listen.is_empty() {
-            server = server.listen(self.listen);
+            server = server.listen(std::mem::take(&mut self.listen));
         }
         if let Some(workers) = self.workers {
             server = server.workers(workers);
         }
-        self.sources.into_iter().fold(server, |server, source| source.add_to(server))
+        server.sources(self.into_sources())
     }
 }
 

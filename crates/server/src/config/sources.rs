@@ -3,15 +3,12 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use outflow_engine::{JobErrors, PayloadKind, Plan, Planning, Refusal, Request, Source, SourceOptions};
+use outflow_engine::{JobErrors, PayloadKind, Plan, Planning, Refusal, Request, Source, SourceOptions, Sources};
 use serde::Deserialize;
 use toml::{Spanned, de::DeTable};
 
 use super::{Time, ids::Ids};
-use crate::{
-    server::Builder,
-    source::{Entry, KINDS, Problem, nearest},
-};
+use crate::source::{Entry, KINDS, Problem, nearest};
 
 /// One `[[source]]`, checked.
 pub(super) struct Configured {
@@ -22,10 +19,14 @@ pub(super) struct Configured {
 }
 
 impl Configured {
-    /// The server with this source.
-    pub(super) fn add_to(self, server: Builder) -> Builder {
-        let server = if self.default { server.default_to(&self.name) } else { server };
-        server.source_with(self.name, self.source, self.options)
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The sources with this one.
+    pub(super) fn add_to(self, sources: Sources) -> Sources {
+        let sources = if self.default { sources.default_to(&self.name) } else { sources };
+        sources.source_with(self.name, self.source, self.options)
     }
 }
 
@@ -44,6 +45,7 @@ struct CommonFile {
     job_errors: Option<JobErrorsFile>,
     payload: Option<PayloadFile>,
     time_limit: Option<Time>,
+    runs_at_once: Option<usize>,
 }
 
 const COMMON: &[&str] = &[
@@ -58,6 +60,7 @@ const COMMON: &[&str] = &[
     "job_errors",
     "payload",
     "time_limit",
+    "runs_at_once",
 ];
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -157,6 +160,7 @@ impl CommonFile {
         let zero = [
             ("keep", self.keep == Some(0), "the bytes of an endless run that are kept"),
             ("jobs_at_once", self.jobs_at_once == Some(0), "how many jobs of a run are under way at once"),
+            ("runs_at_once", self.runs_at_once == Some(0), "how many runs of this source are under way at once"),
             ("time_limit", self.time_limit.is_some_and(|Time(time)| time.is_zero()), "how long a run may take"),
         ];
         if let Some((key, _, what)) = zero.into_iter().find(|(_, is_zero, _)| *is_zero) {
@@ -171,12 +175,15 @@ impl CommonFile {
 
     /// How runs are kept.
     fn options(&self) -> SourceOptions {
-        let mut options = SourceOptions::new();
+        let mut options = SourceOptions::new().ids(self.ids.iter().map(|Ids(ids)| ids.clone()));
         if self.shared {
             options = options.shared(self.reuse.map_or(Duration::ZERO, |Time(reuse)| reuse));
         }
         if let Some(Time(linger)) = self.linger {
             options = options.linger(linger);
+        }
+        if let Some(runs) = self.runs_at_once {
+            options = options.runs_at_once(runs);
         }
         if let Some(bytes) = self.keep {
             options = options.keep_bytes(bytes);

@@ -134,3 +134,46 @@ fn what_is_wrong_between_sources_is_named_with_the_line_of_the_second() {
         assert!(at == line && problem.contains(told), "{text}: line {at}: {problem}");
     }
 }
+
+/// The sample's lines, each example without its comment, as pieces between empty lines.
+fn sample_pieces() -> Vec<String> {
+    let uncommented = |line: &str| {
+        let setting = line.strip_prefix("# ").filter(|rest| {
+            let key = rest.split(['=', ' ']).next().unwrap_or_default();
+            rest.starts_with("[[")
+                || (rest.contains(" = ")
+                    && !key.is_empty()
+                    && key.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'_' | b'.')))
+        });
+        setting.unwrap_or(line).to_owned() + "\n"
+    };
+    SAMPLE.split("\n\n").map(|piece| piece.lines().map(uncommented).collect()).collect()
+}
+
+#[test]
+fn the_sample_is_good_and_so_is_each_example_in_it() {
+    assert_eq!(check(SAMPLE).unwrap().source_names(), ["simulate"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("outflow.toml");
+    fs::create_dir(folder.path().join("reports")).unwrap();
+    fs::write(folder.path().join("llm-key"), "key").unwrap();
+    fs::write(folder.path().join("shop.db"), "").unwrap();
+    let mut kinds = std::collections::BTreeSet::new();
+    let mut settings = 0;
+    for piece in sample_pieces() {
+        let kind = crate::source::KINDS.iter().find(|(kind, _)| piece.contains(&format!("kind = \"{kind}\"")));
+        if let Some((kind, _)) = kind {
+            kinds.insert(*kind);
+        } else if piece.contains("[[source]]\n") {
+            // A kind that this build is without.
+            continue;
+        }
+        settings += piece.lines().filter(|line| !line.starts_with('#') && line.contains(" = ")).count();
+        fs::write(&path, &piece).unwrap();
+        if let Err(error) = Config::read(&path) {
+            panic!("{error} in:\n{piece}");
+        }
+    }
+    assert_eq!(kinds.len(), crate::source::KINDS.len(), "each kind has an example: {kinds:?}");
+    assert!(settings > 20, "{settings}");
+}

@@ -209,3 +209,85 @@ impl std::fmt::Display for Kind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use outflow_engine::{Limits, Principal};
+    use outflow_proto::protobuf;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn declared(text: &str) -> Declared {
+        Declared::new(toml::from_str(text).unwrap()).unwrap()
+    }
+
+    fn ask(declared: &Declared, values: &[(&str, &str)]) -> Result<Asked, String> {
+        let parameters = values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let request = protobuf::Request { id: 7, parameters: parameters.collect(), ..Default::default() };
+        declared
+            .asked(&Request::parse(request, Principal::default(), &Limits::default()).unwrap())
+            .map_err(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn values_are_as_they_were_declared() {
+        let one = |declaration: &str| declared(&format!("p = {declaration}"));
+        let cases: [(&str, &[&str], &[&str]); 7] = [
+            (
+                "{ pattern = '[a-z0-9-]{1,4}' }",
+                &["a", "a-1", "0000"],
+                &["", "abcde", "A", "a\n", "\na", "a\0", "../x"],
+            ),
+            // Neither alternative is looked for in the middle.
+            ("{ pattern = 'a|b' }", &["a", "b"], &["ab", "xb", "ax"]),
+            ("{ type = 'text' }", &["", "é\n", "{id}"], &["\0"]),
+            (
+                "{ type = 'integer' }",
+                &["0", "-7", "9223372036854775807"],
+                &["", "+1", "01", "-0", "1.0", "9223372036854775808", " 1"],
+            ),
+            ("{ type = 'integer', min = 1, max = 5 }", &["1", "5"], &["0", "6", "-1"]),
+            ("{ type = 'number' }", &["0", "-1.5e3", "1e-9"], &["", "nan", "inf", "-inf", "1_0", "0x1", "1e999"]),
+            ("{ type = 'boolean' }", &["true", "false"], &["", "TRUE", "1"]),
+        ];
+        for (declaration, good, bad) in cases {
+            for value in good {
+                assert_eq!(ask(&one(declaration), &[("p", value)]).unwrap().value("p"), *value, "{declaration}");
+            }
+            for value in bad {
+                let told = ask(&one(declaration), &[("p", value)]).unwrap_err();
+                assert!(
+                    told.starts_with("parameters.p") && told.contains("is wanted"),
+                    "{declaration} {value:?}: {told}"
+                );
+            }
+        }
+        let told = ask(&one("{ type = 'text' }"), &[("p", &"x".repeat(TEXT_BYTES_MAX + 1))]).unwrap_err();
+        assert!(told.contains("1024"), "{told}");
+    }
+
+    #[test]
+    fn what_is_missing_or_unknown_is_named() {
+        let both = declared("a = { type = 'text' }\nb = { type = 'integer', default = 5 }");
+        let asked = ask(&both, &[("a", "x")]).unwrap();
+        assert_eq!((asked.id(), asked.value("a"), asked.value("b")), (7, "x", "5"));
+        let told = ask(&both, &[("b", "1")]).unwrap_err();
+        assert!(told.contains("parameters.a") && told.contains("missing"), "{told}");
+        let told = ask(&both, &[("a", ""), ("c", "")]).unwrap_err();
+        assert!(told.contains("parameters.c") && told.contains("a, b"), "{told}");
+        let told = ask(&Declared::default(), &[("c", "")]).unwrap_err();
+        assert!(told.contains("takes none"), "{told}");
+    }
+
+    proptest! {
+        /// Of a pattern without what stands for more, only what it says goes through.
+        #[test]
+        fn a_pattern_holds_for_all_of_a_value(value in "\\PC{0,12}|[a-z/.\\n-]{0,12}") {
+            let declared = declared("p = { pattern = '[a-z0-9-]{1,8}' }");
+            let good = (1..=8).contains(&value.len())
+                && value.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+            prop_assert_eq!(ask(&declared, &[("p", &value)]).is_ok(), good);
+        }
+    }
+}

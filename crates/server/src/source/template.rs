@@ -172,3 +172,135 @@ fn file(path: &Path) -> Result<String, TemplateError> {
     let text = text.strip_suffix('\n').unwrap_or(&text);
     Ok(text.strip_suffix('\r').unwrap_or(text).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs};
+
+    use outflow_engine::{Limits, Principal, Request};
+    use outflow_proto::protobuf;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn declared(names: &[&str]) -> Declared {
+        let files = names.iter().map(|name| format!("{name} = {{ pattern = '[^\\x00]*' }}\n")).collect::<String>();
+        Declared::new(toml::from_str(&files).unwrap()).unwrap()
+    }
+
+    fn asked(declared: &Declared, id: i32, values: &[(&str, &str)]) -> Asked {
+        let parameters = values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let request = protobuf::Request { id, parameters: parameters.collect(), ..Default::default() };
+        declared.asked(&Request::parse(request, Principal::default(), &Limits::default()).unwrap()).unwrap()
+    }
+
+    fn fill(written: &str, id: i32, values: &[(&str, &str)]) -> String {
+        let declared = declared(&values.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+        Template::parse(written, &declared, Path::new("")).unwrap().fill(&asked(&declared, id, values))
+    }
+
+    #[test]
+    fn places_are_filled_and_other_braces_stay() {
+        assert_eq!(fill("{id}/{parameters.a}{parameters.a}.csv", -7, &[("a", "x")]), "-7/xx.csv");
+        assert_eq!(
+            fill(r#"${HOME} {"a": {}} {ID} { id } {parameter.a} }{"#, 7, &[]),
+            r#"${HOME} {"a": {}} {ID} { id } {parameter.a} }{"#
+        );
+        assert_eq!(fill("{{id}}", 7, &[]), "{7}");
+    }
+
+    #[test]
+    fn what_a_request_says_is_no_template() {
+        assert_eq!(fill("{parameters.a}-{id}", 7, &[("a", "{id}{env.HOME}")]), "{id}{env.HOME}-7");
+    }
+
+    #[test]
+    fn secrets_are_read_once_and_never_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("key"), "s3cret\r\n").unwrap();
+        let written = "Bearer {file.key} {env.CARGO_PKG_NAME}";
+        let template = Template::parse(written, &Declared::default(), folder.path()).unwrap();
+        fs::remove_file(folder.path().join("key")).unwrap();
+        assert_eq!(template.text(), "Bearer s3cret outflow");
+        assert_eq!(template.fill(&asked(&Declared::default(), 7, &[])), template.text());
+        assert!(template.is_constant());
+        for shown in [template.to_string(), format!("{template:?}")] {
+            assert!(shown.contains("{file.key}") && !shown.contains("s3cret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_no_template() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("key"), "{id}{parameters.a}").unwrap();
+        let template = Template::parse("{file.key}", &Declared::default(), folder.path()).unwrap();
+        assert_eq!(template.text(), "{id}{parameters.a}");
+    }
+
+    #[test]
+    fn what_cannot_be_filled_is_told() {
+        let cases = [
+            ("{parameters.b}", "there are a"),
+            ("{env.NO_SUCH_VARIABLE}", "no such variable"),
+            ("{file.no/such/file}", "no/such/file"),
+            ("{parameters.a", "not closed"),
+        ];
+        for (written, told) in cases {
+            let error = Template::parse(written, &declared(&["a"]), Path::new("")).unwrap_err().to_string();
+            assert!(error.contains(told), "{written}: {error}");
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Piece {
+        Text(String),
+        Id,
+        Parameter(usize),
+    }
+
+    const NAMES: [&str; 3] = ["a", "b-2", "long_name"];
+
+    fn pieces() -> impl Strategy<Value = Vec<Piece>> {
+        let piece = prop_oneof![
+            "[^{\\x00]{0,9}".prop_map(Piece::Text),
+            Just(Piece::Text("{".into())),
+            Just(Piece::Id),
+            (0..NAMES.len()).prop_map(Piece::Parameter),
+        ];
+        proptest::collection::vec(piece, 0..9)
+    }
+
+    proptest! {
+        /// A filled text is its pieces, whatever is in the values: nothing of them is taken for a place.
+        #[test]
+        fn a_filled_text_is_its_pieces(pieces in pieces(), id: i32, values in proptest::array::uniform3("[^\\x00]{0,20}")) {
+            let mut written = String::new();
+            let mut wanted = String::new();
+            for piece in &pieces {
+                match piece {
+                    Piece::Text(text) => {
+                        written.push_str(text);
+                        wanted.push_str(text);
+                    }
+                    Piece::Id => {
+                        written.push_str("{id}");
+                        wanted.push_str(&id.to_string());
+                    }
+                    Piece::Parameter(n) => {
+                        written.extend(["{parameters.", NAMES[*n], "}"]);
+                        wanted.push_str(&values[*n]);
+                    }
+                }
+            }
+            let values: BTreeMap<&str, &str> = NAMES.iter().copied().zip(values.iter().map(String::as_str)).collect();
+            let values: Vec<(&str, &str)> = values.into_iter().collect();
+            prop_assert_eq!(fill(&written, id, &values), wanted);
+        }
+
+        /// Nothing that can be written makes it fail in another way than by an error.
+        #[test]
+        fn whatever_is_written_is_a_template_or_an_error(written in "(\\{(id|parameters\\.|env\\.|file\\.)?|[a-z]{0,3}|\\})*") {
+            _ = Template::parse(&written, &declared(&["a"]), Path::new("/nowhere"));
+        }
+    }
+}

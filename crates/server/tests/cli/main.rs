@@ -7,6 +7,7 @@ mod network;
 mod bad_ways;
 mod bench;
 mod bench_others;
+mod config;
 mod damage;
 mod data;
 mod demo;
