@@ -62,10 +62,11 @@ impl Tail {
 
     /// Makes `buffer` so long, and counts it.
     fn grow_to(&mut self, length: usize, budget: &Budget) {
-        if self.buffer.is_empty() {
+        if self.buffer.is_empty() && length > TAIL_BYTES_MIN {
             // Zeroed by the allocator, which often has nothing to do for it.
             self.buffer = vec![0; length];
         } else {
+            // A trickle's is not: glibc has it at hand, but not zeroed.
             self.buffer.reserve_exact(length - self.buffer.len());
             self.buffer.resize(length, 0);
         }
@@ -219,10 +220,8 @@ impl Journal {
         if next > self.appended || next > last_wanted {
             return None;
         }
-        if self.blocks.is_empty() {
-            self.seal(self.appended);
-        }
-        let block = self.blocks.pop_front().expect("what is visible is in a block");
+        // The tail passes by the list, which most runs never need.
+        let block = self.blocks.pop_front().unwrap_or_else(|| self.end_tail(self.appended));
         self.held -= block.len();
         let last = block.last.min(last_wanted);
         Some(block.between(next, last))
@@ -235,15 +234,21 @@ impl Journal {
         self.held = 0;
     }
 
-    /// Ends the tail after `last`; the next response begins a new block.
+    /// Makes a block of the tail.
     fn seal(&mut self, last: Sequence) {
+        let block = self.end_tail(last);
+        self.blocks.push_back(block);
+    }
+
+    /// Ends the tail after `last`; the next response begins a new block.
+    fn end_tail(&mut self, last: Sequence) -> Chunk {
         self.tail_capacity = (self.tail.used * 2).clamp(TAIL_BYTES_MIN, BLOCK_BYTES);
         let last_part = (self.tail.used > 0).then(|| self.tail.end_part());
         let mut parts = SmallVec::from_vec(std::mem::take(&mut self.tail).parts);
         parts.extend(last_part);
         let first = Sequence(self.sealed.0 + 1);
-        self.blocks.push_back(Chunk { first, last, parts });
         self.sealed = last;
+        Chunk { first, last, parts }
     }
 }
 

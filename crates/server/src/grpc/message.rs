@@ -5,7 +5,7 @@ use std::{io::Read as _, pin::pin};
 
 use bytes::{Buf, Bytes, BytesMut};
 use flate2::read::GzDecoder;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use tonic::Status;
@@ -14,6 +14,7 @@ use tonic::Status;
 pub(crate) const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 
 const PREFIX_BYTES: usize = 5;
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const IDENTITY: &str = "identity";
 const GZIP: &str = "gzip";
 
@@ -29,11 +30,18 @@ where
 {
     let encoding = encoding(headers)?;
     let mut body = pin!(body);
-    let mut received = BytesMut::new();
+    let mut received = Bytes::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Status::internal(format!("the request was cut off: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
-        received.extend_from_slice(&data);
+        if received.is_empty() {
+            // All of it, nearly always: taken as it is.
+            received = data;
+        } else {
+            let mut longer = BytesMut::from(received);
+            longer.extend_from_slice(&data);
+            received = longer.freeze();
+        }
         // Judged as it comes: what is refused is not gathered first.
         if let Some(length) = length(&received)?
             && received.len() > PREFIX_BYTES + length
@@ -49,7 +57,7 @@ where
             let compressed = received[0] == 1;
             received.advance(PREFIX_BYTES);
             match (compressed, encoding) {
-                (false, _) => Ok(received.freeze()),
+                (false, _) => Ok(received),
                 (true, Encoding::Gzip) => unpack(&received),
                 (true, Encoding::Identity) => {
                     Err(Status::internal("the request says it is compressed, but `grpc-encoding` names no encoding"))
@@ -67,7 +75,7 @@ enum Encoding {
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Status> {
-    let Some(value) = headers.get("grpc-encoding") else { return Ok(Encoding::Identity) };
+    let Some(value) = headers.get(GRPC_ENCODING) else { return Ok(Encoding::Identity) };
     match value.to_str().unwrap_or("?") {
         IDENTITY => Ok(Encoding::Identity),
         GZIP => Ok(Encoding::Gzip),

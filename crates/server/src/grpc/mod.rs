@@ -10,7 +10,7 @@ mod stream;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use outflow_engine::Engine;
 use tokio::time::Instant;
@@ -24,6 +24,7 @@ pub(crate) use stream::{StreamControl, Streams};
 /// The tutorial's service, as health checks name it.
 pub(crate) const STREAM_SERVICE: &str = "protobuf.StreamService";
 const FETCH_RESPONSE: &str = "/protobuf.StreamService/FetchResponse";
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// An answer on its way.
 pub(crate) type Answer = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
@@ -76,7 +77,7 @@ impl Services {
 /// # Errors
 /// `INVALID_ARGUMENT` for what is not one: ignoring it would turn a bounded call into an endless one.
 pub(crate) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Status> {
-    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let Some(value) = headers.get(GRPC_TIMEOUT) else { return Ok(None) };
     let timeout = value.to_str().ok().and_then(timeout).ok_or_else(|| {
         Status::invalid_argument("grpc-timeout: is not 1 to 8 digits and one of the units H, M, S, m, u, n")
     })?;

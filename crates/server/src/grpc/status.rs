@@ -14,6 +14,7 @@ pub(super) const RUN_ID: HeaderName = HeaderName::from_static("outflow-run-id");
 pub(super) const DURABILITY: HeaderName = HeaderName::from_static("outflow-durability");
 /// About how many bytes the payloads of the whole run will have, where its source knew when it began.
 pub(super) const EXPECTED_BYTES: HeaderName = HeaderName::from_static("outflow-expected-bytes");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const LAST_SEQUENCE: HeaderName = HeaderName::from_static("outflow-last-sequence");
 const RUN_END: HeaderName = HeaderName::from_static("outflow-end");
 const JOBS_FAILED: HeaderName = HeaderName::from_static("outflow-jobs-failed");
@@ -57,8 +58,23 @@ pub(crate) fn refused(refusal: &Refusal) -> Status {
 
 /// The trailers that end a stream.
 pub(super) fn trailers(finish: &Finish) -> HeaderMap {
-    let status = match (&finish.end, &finish.left) {
-        (Some(End::Complete), _) | (None, None | Some(Leave::Enough)) => Status::ok(""),
+    let mut trailers = HeaderMap::with_capacity(5);
+    match status(finish) {
+        Some(status) => add(&status, &mut trailers),
+        None => _ = trailers.insert(GRPC_STATUS, HeaderValue::from_static("0")),
+    }
+    trailers.insert(LAST_SEQUENCE, finish.last_sequence.get().into());
+    if let Some(end) = &finish.end {
+        trailers.insert(RUN_END, HeaderValue::from_static(end_name(end)));
+        trailers.insert(JOBS_FAILED, finish.jobs_failed.into());
+    }
+    trailers
+}
+
+/// The status of a stream that did not end well.
+fn status(finish: &Finish) -> Option<Status> {
+    Some(match (&finish.end, &finish.left) {
+        (Some(End::Complete), _) | (None, None | Some(Leave::Enough)) => return None,
         (Some(End::Failed(error)), _) => Status::new(code(error.code), &error.message),
         (Some(End::Deadline), _) => Status::deadline_exceeded("the run took longer than its source allows"),
         (Some(End::Interrupted(reason)), _) => Status::aborted(cut(format!("the run was interrupted: {reason}"))),
@@ -73,15 +89,7 @@ pub(super) fn trailers(finish: &Finish) -> HeaderMap {
             Status::data_loss(cut(format!("the store is damaged: {what}; `outflow data check` tells more")))
         }
         (None, Some(cause)) => retry_later(tonic::Code::Unavailable, cause.to_string()),
-    };
-    let mut trailers = HeaderMap::with_capacity(5);
-    add(&status, &mut trailers);
-    trailers.insert(LAST_SEQUENCE, finish.last_sequence.get().into());
-    if let Some(end) = &finish.end {
-        trailers.insert(RUN_END, HeaderValue::from_static(end_name(end)));
-        trailers.insert(JOBS_FAILED, finish.jobs_failed.into());
-    }
-    trailers
+    })
 }
 
 /// Writes a status where HTTP carries it.
@@ -89,7 +97,7 @@ pub(super) fn add(status: &Status, headers: &mut HeaderMap) {
     if let Err(error) = status.add_header(headers) {
         // A message that no header can carry: the code still can.
         tracing::warn!("a status did not fit its header: {error}");
-        headers.insert("grpc-status", HeaderValue::from(status.code() as i32));
+        headers.insert(GRPC_STATUS, HeaderValue::from(status.code() as i32));
     }
 }
 
@@ -142,6 +150,8 @@ fn code(code: Code) -> tonic::Code {
 
 #[cfg(test)]
 mod tests {
+    use outflow_engine::Sequence;
+
     use super::*;
 
     #[test]
@@ -149,6 +159,24 @@ mod tests {
         for known in [Code::Cancelled, Code::Unknown, Code::NotFound, Code::DataLoss, Code::Unauthenticated] {
             assert_eq!(code(known) as i32, known.number());
         }
+    }
+
+    #[test]
+    fn what_ends_well_is_told_without_a_message() {
+        let finish = |end, left| Finish { last_sequence: Sequence::NONE, end, jobs_failed: 0, left };
+        let told = trailers(&finish(Some(End::Complete), None));
+        let mut fields: Vec<_> = told.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        fields.sort_unstable();
+        let expected: [(&str, &[u8]); 4] = [
+            ("grpc-status", b"0"),
+            ("outflow-end", b"complete"),
+            ("outflow-jobs-failed", b"0"),
+            ("outflow-last-sequence", b"0"),
+        ];
+        assert_eq!(fields, expected);
+        let enough = trailers(&finish(None, Some(Leave::Enough)));
+        assert_eq!((enough.len(), &enough[GRPC_STATUS]), (2, &HeaderValue::from_static("0")));
+        assert_eq!(trailers(&finish(Some(End::Stopped), None))[GRPC_STATUS], "1");
     }
 
     #[test]
