@@ -7,8 +7,8 @@ use tokio::{runtime::Handle, sync::OnceCell};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Budget, Cleanup, Clock, Limits, LiveSources, MemoryStore, Placement, Plan, Reader, Refusal, Request, RunId,
-    Sequence, Source, SourceOptions, Sources, SourcesError, Store, StoreError, Timestamp,
+    Budget, Cleanup, Clock, Code, JobError, Limits, LiveSources, MemoryStore, Placement, Plan, Reader, Refusal,
+    Request, RunId, Sequence, Source, SourceOptions, Sources, SourcesError, Store, StoreError, Timestamp,
     driver::{Driver, Journaled, Surroundings},
     keeper::Keeper,
     run::{From, Run, RunPermit},
@@ -193,6 +193,9 @@ impl Engine {
         let plan = self.plan(request, SourcePermit::acquire(source)?).await?;
         let run = Run::plain(id, plan.payload, self.limits.clone(), self.budget.clone(), permit);
         let run = Arc::new(run.expecting(plan.expected_bytes));
+        if let Some(bytes) = plan.output_limit {
+            run.limit_output(bytes, 0);
+        }
         let place = run.attach(From::After(Sequence::NONE), request.limit(), None)?;
         self.driver_of(run.clone(), plan, None, Handle::current()).begin();
         Ok(Reader::plain(run, place))
@@ -251,6 +254,13 @@ impl Engine {
     pub(crate) fn within_limits(&self, mut plan: Plan) -> Result<Plan, Refusal> {
         if plan.jobs.len() > self.limits.jobs_max {
             return Err(Refusal::Exhausted { what: "the limit on jobs of one run", max: self.limits.jobs_max });
+        }
+        if plan.output_limit == Some(0) {
+            return Err(JobError::new(
+                Code::Internal,
+                "the source's plan has an output_limit of 0; it is at least 1",
+            )
+            .into());
         }
         plan.jobs_at_once = plan.jobs_at_once.min(self.limits.jobs_at_once);
         Ok(plan)

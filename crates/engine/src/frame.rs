@@ -166,6 +166,8 @@ impl Head<'_> {
 pub(crate) struct ReadFrame<'a> {
     pub(crate) job: JobIndex,
     pub(crate) part: Part,
+    /// The payload is the error with which the job ended.
+    pub(crate) is_error: bool,
     pub(crate) payload: &'a [u8],
 }
 
@@ -174,7 +176,7 @@ pub(crate) fn read_frame(bytes: &[u8]) -> Option<(ReadFrame<'_>, &[u8])> {
     let (prefix, rest) = bytes.split_first_chunk::<PREFIX_BYTES>()?;
     let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
     let (mut message, rest) = rest.split_at_checked(length as usize)?;
-    let mut frame = ReadFrame { job: JobIndex(0), part: Part::Last, payload: &[] };
+    let mut frame = ReadFrame { job: JobIndex(0), part: Part::Last, is_error: false, payload: &[] };
     while let [field, after @ ..] = message {
         let (value, after) = read_varint(after)?;
         message = after;
@@ -183,6 +185,7 @@ pub(crate) fn read_frame(bytes: &[u8]) -> Option<(ReadFrame<'_>, &[u8])> {
             tag::JOB => frame.job = JobIndex(u32::try_from(value).ok()?),
             tag::PARTIAL => frame.part = Part::GoesOn,
             tag::RESULT | tag::DATA | tag::ERROR => {
+                frame.is_error = *field == tag::ERROR;
                 (frame.payload, message) = after.split_at_checked(usize::try_from(value).ok()?)?;
             }
             _ => return None,
@@ -223,7 +226,7 @@ mod tests {
             let mut place = [0; HEAD_BUFFER_BYTES];
             let head = write_head(&mut place, Sequence(sequence), JobIndex(job), field, payload.len(), part);
             let bytes = [&place[..head], payload, b"rest"].concat();
-            let frame = ReadFrame { job: JobIndex(job), part, payload };
+            let frame = ReadFrame { job: JobIndex(job), part, is_error: field == Field::Error, payload };
             assert_eq!(read_frame(&bytes), Some((frame, &b"rest"[..])));
             for cut in 0..head + payload.len() {
                 assert_eq!(read_frame(&bytes[..cut]), None, "{cut} bytes");

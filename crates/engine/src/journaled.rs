@@ -250,6 +250,9 @@ impl Engine {
         );
         let run = Arc::new(run.expecting(plan.expected_bytes));
         run.keep(registered.options.keep_bytes);
+        if let Some(bytes) = plan.output_limit {
+            run.limit_output(bytes, 0);
+        }
         Ok(Prepared { in_hand: InHand { run, start }, plan })
     }
 

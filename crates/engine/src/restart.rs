@@ -85,7 +85,12 @@ impl Engine {
         let journaled = self.as_journaled(keeper, &plan, Some(resumed));
         let failed_fast = plan.job_errors == JobErrors::FailFast && record.jobs.first_error.is_some();
         let begins_none = failed_fast || record.jobs.ended.len() == plan.jobs.len();
-        if record.last == Sequence::NONE || !plan.repeatable || begins_none {
+        if let Some(bytes) = plan.output_limit {
+            run.limit_output(bytes, 0);
+        }
+        // What it has is read where it is compared, or counted.
+        let reads = plan.repeatable || plan.output_limit.is_some();
+        if record.last == Sequence::NONE || !reads || begins_none {
             run.take_up(BTreeMap::new(), not_before);
             self.driver_of(run, plan, Some(journaled), self.background()).begin();
             return;
@@ -107,6 +112,7 @@ impl Engine {
     ) {
         let keeper = keeper.clone();
         let here = self.background();
+        let (repeatable, output_limit) = (plan.repeatable, plan.output_limit);
         let driver = self.driver_of(run.clone(), plan, Some(journaled), here.clone());
         let draining = self.draining.clone();
         self.tasks.spawn_on(
@@ -114,16 +120,23 @@ impl Engine {
                 let id = record.id;
                 let read = async {
                     let _place = reading.acquire().await.expect("the semaphore is never closed");
-                    keeper.ask(move |store| emitted_by_unfinished(store, &record)).await
+                    if repeatable && record.first > Sequence::FIRST {
+                        let reason = "its first responses are no longer kept, and cannot be compared";
+                        return Err(StoreError::Failed(reason.into()).into());
+                    }
+                    keeper.ask(move |store| Emitted::read(store, &record)).await
                 };
-                let repeating = tokio::select! {
-                    repeating = read => repeating,
+                let emitted = tokio::select! {
+                    emitted = read => emitted,
                     // The next process will.
                     () = draining.cancelled() => return,
                 };
-                match repeating {
-                    Ok(repeating) => {
-                        run.take_up(repeating, not_before);
+                match emitted {
+                    Ok(Emitted { by_unfinished, bytes }) => {
+                        if let Some(max) = output_limit {
+                            run.limit_output(max, bytes);
+                        }
+                        run.take_up(by_unfinished, not_before);
                         driver.begin();
                     }
                     Err(error) => {
@@ -188,34 +201,43 @@ impl Engine {
     }
 }
 
-/// What each unfinished job of a run has emitted.
-fn emitted_by_unfinished(store: &dyn Store, record: &RunRecord) -> Result<BTreeMap<JobIndex, Repeating>, StoreError> {
-    let mut jobs: BTreeMap<JobIndex, Repeating> = BTreeMap::new();
-    let damaged = |at: Sequence| StoreError::Damaged(format!("response {at} of run {} is not there", record.id));
-    if record.first > Sequence::FIRST {
-        return Err(StoreError::Failed("its first responses are no longer kept, and cannot be compared".into()));
-    }
-    let mut next = Sequence::FIRST;
-    while next <= record.last {
-        let chunks = store.read(record.id, next, READ_BYTES)?;
-        if chunks.is_empty() {
-            return Err(damaged(next));
-        }
-        for chunk in chunks {
-            let chunk = chunk.between(next, chunk.last().min(record.last));
-            // Frames may lie across parts.
-            let bytes = if let [part] = chunk.parts() { part.clone() } else { chunk.parts().concat().into() };
-            let mut rest = &bytes[..];
-            while !rest.is_empty() {
-                let (frame, behind) = read_frame(rest).ok_or_else(|| damaged(next))?;
-                rest = behind;
-                if !record.jobs.ended.contains(&frame.job) {
-                    jobs.entry(frame.job).or_default().expect(frame.payload, frame.part);
-                }
+/// What the jobs of a run have emitted.
+#[derive(Default)]
+struct Emitted {
+    by_unfinished: BTreeMap<JobIndex, Repeating>,
+    /// Bytes of all payloads that are kept.
+    bytes: u64,
+}
+
+impl Emitted {
+    fn read(store: &dyn Store, record: &RunRecord) -> Result<Self, StoreError> {
+        let mut emitted = Self::default();
+        let damaged = |at: Sequence| StoreError::Damaged(format!("response {at} of run {} is not there", record.id));
+        let mut next = record.first;
+        while next <= record.last {
+            let chunks = store.read(record.id, next, READ_BYTES)?;
+            if chunks.is_empty() {
+                return Err(damaged(next));
             }
-            next = Sequence(chunk.last().0 + 1);
+            for chunk in chunks {
+                let chunk = chunk.between(next, chunk.last().min(record.last));
+                // Frames may lie across parts.
+                let bytes = if let [part] = chunk.parts() { part.clone() } else { chunk.parts().concat().into() };
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    let (frame, behind) = read_frame(rest).ok_or_else(|| damaged(next))?;
+                    rest = behind;
+                    if !frame.is_error {
+                        emitted.bytes += frame.payload.len() as u64;
+                    }
+                    if !record.jobs.ended.contains(&frame.job) {
+                        emitted.by_unfinished.entry(frame.job).or_default().expect(frame.payload, frame.part);
+                    }
+                }
+                next = Sequence(chunk.last().0 + 1);
+            }
         }
+        emitted.by_unfinished.values_mut().for_each(Repeating::begin);
+        Ok(emitted)
     }
-    jobs.values_mut().for_each(Repeating::begin);
-    Ok(jobs)
 }

@@ -171,6 +171,7 @@ pub struct Plan {
     pub(crate) time_limit: Option<Duration>,
     pub(crate) basis: u64,
     pub(crate) expected_bytes: Option<u64>,
+    pub(crate) output_limit: Option<u64>,
     /// Its place among the runs of its source.
     pub(crate) permit: Option<SourcePermit>,
 }
@@ -188,6 +189,7 @@ impl Plan {
             time_limit: None,
             basis: 0,
             expected_bytes: None,
+            output_limit: None,
             permit: None,
         }
     }
@@ -259,6 +261,15 @@ impl Plan {
     #[must_use]
     pub fn expected_bytes(mut self, bytes: u64) -> Self {
         self.expected_bytes = Some(bytes);
+        self
+    }
+
+    /// The run ends [`End::Failed`](crate::End::Failed), with [`Code::ResourceExhausted`](crate::Code::ResourceExhausted),
+    /// where its responses would carry more than so many bytes in all, at least 1: what was emitted before is delivered,
+    /// and what goes beyond it is not. By default a journaled run has the engine's limit, and a plain one none.
+    #[must_use]
+    pub fn output_limit(mut self, bytes: u64) -> Self {
+        self.output_limit = Some(bytes);
         self
     }
 

@@ -4,7 +4,8 @@ use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use super::{Run, State, record::Repeat};
 use crate::{
-    EmitError, End, JobError, JobIndex, Payload, PayloadKind, Record, bell::Alarm, frame::Part, journal::Content,
+    Code, EmitError, End, JobError, JobIndex, Payload, PayloadKind, Record, bell::Alarm, frame::Part,
+    journal::Content,
 };
 
 /// What came of an attempt to append.
@@ -55,12 +56,13 @@ impl Run {
             return Ok(refused);
         }
         let attempt = if payload.content.as_slice().len() <= self.payload_bytes_max {
-            let sealed = self.write(&mut state, job, &mut payload.content, part);
-            Attempt::Appended { sealed }
+            self.write(&mut state, job, &mut payload.content, part)
         } else {
             let mut first = self.split_first(payload);
-            self.write(&mut state, job, &mut first, Part::GoesOn);
-            Attempt::TooLong
+            match self.write(&mut state, job, &mut first, Part::GoesOn) {
+                Attempt::Appended { .. } => Attempt::TooLong,
+                refused => refused,
+            }
         };
         let alarm = self.announce(&mut state);
         drop(state);
@@ -97,10 +99,16 @@ impl Run {
                 outcome = Ok(Some(Attempt::TooLong));
                 break;
             }
-            any_sealed |= self.write(&mut state, job, &mut payload.content, Part::Last);
+            match self.write(&mut state, job, &mut payload.content, Part::Last) {
+                Attempt::Appended { sealed } => any_sealed |= sealed,
+                refused => {
+                    outcome = Ok(Some(refused));
+                    break;
+                }
+            }
             taken += 1;
         }
-        let alarm = if taken > 0 { self.announce(&mut state) } else { None };
+        let alarm = if taken > 0 || state.is_closed { self.announce(&mut state) } else { None };
         drop(state);
         if let Some(alarm) = alarm {
             alarm.wake();
@@ -108,9 +116,10 @@ impl Run {
         outcome.map(|stopped| (taken, stopped.unwrap_or(Attempt::Appended { sealed: any_sealed })))
     }
 
-    /// Appends one response, or checks it off where it was journaled before a restart. Says whether a block was filled.
+    /// Appends one response, or checks it off where it was journaled before a restart; refuses what would be more than
+    /// the run may have, and ends the run.
     #[inline]
-    fn write(self: &Arc<Self>, state: &mut State, job: JobIndex, content: &mut Content<'_>, part: Part) -> bool {
+    fn write(self: &Arc<Self>, state: &mut State, job: JobIndex, content: &mut Content<'_>, part: Part) -> Attempt {
         if let Some(recording) = &mut state.recording
             && let Some(repeat) = recording.repeat(job, content.as_slice(), part)
         {
@@ -118,9 +127,25 @@ impl Run {
                 self.interrupt(state, job);
             }
             // Already there, with its number. Another turn for others, as if it had filled a block.
-            return true;
+            return Attempt::Appended { sealed: true };
         }
-        state.journal.append(job, self.field, content, part)
+        let Some(left) = state.output.left.checked_sub(content.as_slice().len() as u64) else {
+            self.end_too_long(state);
+            return Attempt::Closed;
+        };
+        state.output.left = left;
+        Attempt::Appended { sealed: state.journal.append(job, self.field, content, part) }
+    }
+
+    /// Ends the run because its jobs emit more than their plan allows.
+    #[cold]
+    fn end_too_long(self: &Arc<Self>, state: &mut State) {
+        state.is_closed = true;
+        let max = state.output.max;
+        let reason =
+            format_args!("the run reached its source's output_limit ({max} bytes); ask for less, or raise it");
+        state.end = Some(Box::new(End::Failed(JobError::new(Code::ResourceExhausted, reason))));
+        self.tell_driver();
     }
 
     /// Ends the run because a job that is done again does not do the same.

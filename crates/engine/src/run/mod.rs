@@ -65,9 +65,22 @@ struct State {
     /// Jobs that wait for room.
     waiting: Vec<Alarm>,
     jobs_failed: u32,
+    output: Output,
     /// Why and where the reader of a plain run left.
     last_left: Option<Box<(Leave, u64)>>,
     recording: Option<Box<Recording>>,
+}
+
+/// How many bytes of payloads a run may have, and how many of them are left.
+struct Output {
+    max: u64,
+    left: u64,
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self { max: u64::MAX, left: u64::MAX }
+    }
 }
 
 /// Has the jobs go on that wait for room.
@@ -155,6 +168,7 @@ impl Run {
                 readers_ever: 0,
                 waiting: Vec::new(),
                 jobs_failed: 0,
+                output: Output::default(),
                 last_left: None,
                 recording: recording.map(Box::new),
             }),
@@ -176,6 +190,11 @@ impl Run {
     /// Whether it has text or bytes.
     pub(crate) fn payload_kind(&self) -> PayloadKind {
         self.payload
+    }
+
+    /// Has the run end `failed` rather than have more than `max` bytes of payloads, of which it has so many.
+    pub(crate) fn limit_output(&self, max: u64, bytes: u64) {
+        self.state.lock().output = Output { max, left: max.saturating_sub(bytes) };
     }
 
     /// This run's name.

@@ -45,6 +45,7 @@ struct CommonFile {
     job_errors: Option<JobErrorsFile>,
     payload: Option<PayloadFile>,
     time_limit: Option<Time>,
+    output_limit: Option<u64>,
     runs_at_once: Option<usize>,
 }
 
@@ -60,6 +61,7 @@ const COMMON: &[&str] = &[
     "job_errors",
     "payload",
     "time_limit",
+    "output_limit",
     "runs_at_once",
 ];
 
@@ -151,6 +153,7 @@ fn source(entry: &mut Entry<'_>) -> Result<(Planned, CommonFile), Problem> {
         job_errors: common.job_errors.map(Into::into),
         jobs_at_once: common.jobs_at_once,
         time_limit: common.time_limit.map(|Time(time)| time),
+        output_limit: common.output_limit,
     };
     Ok((planned, common))
 }
@@ -160,6 +163,7 @@ impl CommonFile {
         let zero = [
             ("keep", self.keep == Some(0), "the bytes of an endless run that are kept"),
             ("jobs_at_once", self.jobs_at_once == Some(0), "how many jobs of a run are under way at once"),
+            ("output_limit", self.output_limit == Some(0), "the bytes that a run may answer with"),
             ("runs_at_once", self.runs_at_once == Some(0), "how many runs of this source are under way at once"),
             ("time_limit", self.time_limit.is_some_and(|Time(time)| time.is_zero()), "how long a run may take"),
         ];
@@ -199,6 +203,7 @@ struct Planned {
     job_errors: Option<JobErrors>,
     jobs_at_once: Option<usize>,
     time_limit: Option<Duration>,
+    output_limit: Option<u64>,
 }
 
 impl Source for Planned {
@@ -215,6 +220,9 @@ impl Source for Planned {
         }
         if let Some(time) = self.time_limit {
             plan = plan.time_limit(time);
+        }
+        if let Some(bytes) = self.output_limit {
+            plan = plan.output_limit(bytes);
         }
         Ok(plan)
     }

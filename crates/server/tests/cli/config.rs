@@ -121,3 +121,38 @@ fn hangup_reads_the_sources_anew_or_keeps_them_and_runs_go_on() {
     let (output, _) = server.fetch(&["1", "--source", "one"]);
     assert!(text(&output.stderr).contains("no source is called `one`"), "{}", text(&output.stderr));
 }
+
+#[test]
+fn an_answer_ends_at_its_limits_after_what_came_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = path(folder.path(), "outflow.toml");
+    let source = |name: &str, more: &str| {
+        let command = "command = ['sh', '-c', 'for i in 1 2 3 4 5; do echo 123456789; sleep 0.1; done; sleep 60']";
+        format!("[[source]]\nname = '{name}'\nkind = 'exec'\n{command}\n{more}\n")
+    };
+    let bytes = source("bytes", "output_limit = 29");
+    let time = source("time", "time_limit = '1s'");
+    let one = source("one", "runs_at_once = 1");
+    fs::write(&file, bytes + &time + &one).unwrap();
+    let data = path(folder.path(), "data");
+    let server = Server::start(&["--config", &file, "--data", &data]);
+    for more in [&[][..], &["--linger", "1m"]] {
+        let (output, _) = server.fetch(&[&["1", "--source", "bytes"], more].concat());
+        let said = text(&output.stderr);
+        assert_eq!(text(&output.stdout), "123456789\n".repeat(3), "{said}");
+        assert!(said.contains("output_limit") && said.contains("29 bytes"), "{said}");
+        let (output, _) = server.fetch(&[&["1", "--source", "time"], more].concat());
+        let said = text(&output.stderr);
+        assert_eq!(text(&output.stdout), "123456789\n".repeat(5), "{said}");
+        assert!(said.contains("longer than its source allows"), "{said}");
+    }
+    let mut first = outflow(&["fetch", "1", "--source", "one", "--server", &server.address]).spawn().unwrap();
+    let refused = || {
+        let (output, _) = server.fetch(&["1", "--source", "one", "--limit", "1", "--no-resume"]);
+        text(&output.stderr).contains("runs").then(|| text(&output.stderr).to_owned())
+    };
+    let said = within(Duration::from_secs(8), refused);
+    assert!(said.as_ref().is_some_and(|said| said.contains('1')), "{said:?}");
+    first.kill().unwrap();
+    first.wait().unwrap();
+}
