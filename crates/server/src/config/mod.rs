@@ -66,7 +66,7 @@ struct File {
 
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
-struct Time(Duration);
+pub(crate) struct Time(pub(crate) Duration);
 
 impl TryFrom<String> for Time {
     type Error = String;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::{Spanned, de::DeTable};
 
 use super::{Time, ids::Ids};
-use crate::source::{Entry, KINDS, Problem, nearest};
+use crate::source::{Entry, KINDS, LACKING, Problem, nearest};
 
 /// One `[[source]]`, checked.
 pub(super) struct Configured {
@@ -139,6 +139,11 @@ fn source(entry: &mut Entry<'_>) -> Result<(Planned, CommonFile), Problem> {
     let kind = entry.take_text("kind")?;
     let kind = kind.ok_or_else(|| entry.problem("", format_args!("it has no `kind`; there are {}", known())))?;
     let Some((_, make)) = KINDS.iter().find(|(name, _)| *name == kind) else {
+        if LACKING.contains(&&*kind) {
+            let problem =
+                format!("kind `{kind}`: this outflow was built without it; build it with --features {kind}");
+            return Err(entry.problem("kind", problem));
+        }
         let near = nearest(&kind, kinds()).map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
         return Err(entry.problem("kind", format_args!("kind `{kind}` is not known; there are {}{near}", known())));
     };

@@ -130,6 +130,12 @@ impl<'t> Entry<'t> {
         self.repeatable.unwrap_or(usual)
     }
 
+    /// A file's path, as seen from the configuration's folder.
+    #[cfg(feature = "http")]
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.folder.join(path)
+    }
+
     /// Something wrong with the value of `key`, such as `"command"` or `"urls.1"`.
     pub(crate) fn problem(&self, key: &str, text: impl fmt::Display) -> Problem {
         let mut known = key;

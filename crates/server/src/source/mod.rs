@@ -3,6 +3,8 @@
 
 mod entry;
 mod exec;
+#[cfg(feature = "http")]
+mod http;
 mod parameters;
 mod simulate;
 mod split;
@@ -20,4 +22,15 @@ pub(crate) use template::Template;
 pub(crate) type Make = fn(&mut Entry<'_>) -> Result<Box<dyn Source>, Problem>;
 
 /// All kinds, by the names that configurations call them.
-pub(crate) const KINDS: &[(&str, Make)] = &[("exec", exec::configured), ("simulate", simulate::configured)];
+pub(crate) const KINDS: &[(&str, Make)] = &[
+    ("exec", exec::configured),
+    #[cfg(feature = "http")]
+    ("http", http::configured),
+    ("simulate", simulate::configured),
+];
+
+/// Kinds that this build is without.
+pub(crate) const LACKING: &[&str] = &[
+    #[cfg(not(feature = "http"))]
+    "http",
+];

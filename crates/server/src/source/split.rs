@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 const READ_BYTES: usize = 64 * 1024;
 /// A longer piece is emitted in parts, so that output without ends needs no memory. It fits the engine's smallest useful
 /// response limit with its prefix.
-const PIECE_BYTES_MAX: usize = 512 * 1024;
+pub(super) const PIECE_BYTES_MAX: usize = 512 * 1024;
 /// A longer delimiter is a mistake.
 const DELIMITER_BYTES_MAX: usize = 256;
 
@@ -259,7 +259,7 @@ impl<'e> Pieces<'e> {
 }
 
 /// The last place up to `at` where a character of UTF-8 starts; `at` itself where the bytes are no text.
-fn character_start(bytes: &[u8], at: usize) -> usize {
+pub(super) fn character_start(bytes: &[u8], at: usize) -> usize {
     (at - 3..=at).rev().find(|&at| bytes[at] & 0xc0 != 0x80).unwrap_or(at)
 }
 

@@ -15,6 +15,9 @@ pub(crate) struct Template {
     /// As it was written.
     written: String,
     parts: Vec<Part>,
+    /// What came from the environment and from files.
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "only `http` shows what others say"))]
+    secrets: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -50,6 +53,7 @@ impl Template {
     /// Reads `written`, in a configuration file in `folder`, for requests with these parameters.
     pub(crate) fn parse(written: &str, declared: &Declared, folder: &Path) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
+        let mut secrets = Vec::new();
         let mut text = String::new();
         let mut rest = written;
         while let Some(at) = rest.find('{') {
@@ -68,11 +72,13 @@ impl Template {
                     return Err(TemplateError::Undeclared { name: name.into(), known: declared.names() });
                 }
                 Place::Environment(name) => {
-                    text.push_str(&environment(name)?);
+                    secrets.push(environment(name)?);
+                    text.extend(secrets.last().map(String::as_str));
                     continue;
                 }
                 Place::File(path) => {
-                    text.push_str(&file(&folder.join(path))?);
+                    secrets.push(file(&folder.join(path))?);
+                    text.extend(secrets.last().map(String::as_str));
                     continue;
                 }
             };
@@ -85,7 +91,7 @@ impl Template {
         if !text.is_empty() {
             parts.push(Part::Text(text));
         }
-        Ok(Self { written: written.into(), parts })
+        Ok(Self { written: written.into(), parts, secrets })
     }
 
     /// The text for a request.
@@ -104,6 +110,19 @@ impl Template {
             }
         }
         text
+    }
+
+    /// The text with `value` in each place that a request fills: to see where in it they are.
+    #[cfg(feature = "http")]
+    pub(crate) fn fill_all(&self, value: &str) -> String {
+        let part = |part: &Part| if let Part::Text(text) = part { text.clone() } else { value.to_owned() };
+        self.parts.iter().map(part).collect()
+    }
+
+    /// What must not be shown, also where somebody else says it.
+    #[cfg(feature = "http")]
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.secrets.iter().map(String::as_str)
     }
 
     /// The text where it is the same for all requests; otherwise what of it is.

@@ -13,6 +13,8 @@ mod data;
 mod demo;
 mod exec;
 mod fetch;
+#[cfg(feature = "http")]
+mod http;
 mod journaled;
 mod kills;
 mod kills_mixed;
