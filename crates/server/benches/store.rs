@@ -13,6 +13,9 @@ mod memory;
 #[allow(dead_code, unused_imports, reason = "as above")]
 #[path = "../src/store/mod.rs"]
 mod store;
+#[allow(dead_code, unused_imports, reason = "as above")]
+#[path = "../src/succession.rs"]
+mod succession;
 
 use std::{hint::black_box, sync::Arc, time::Duration};
 

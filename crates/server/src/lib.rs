@@ -34,6 +34,7 @@ mod server;
 mod shutdown;
 pub mod source;
 mod store;
+mod succession;
 mod transport;
 
 pub use outflow_engine::{
@@ -42,4 +43,5 @@ pub use outflow_engine::{
     StoreError, Text,
 };
 pub use server::{Builder, Hurry, ServeError, ServedSources, Server};
+pub use source::supervise_if_asked;
 pub use transport::{BindError, Listen, TransportLimits};

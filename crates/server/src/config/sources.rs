@@ -93,6 +93,7 @@ pub(super) fn read(tables: Vec<Spanned<DeTable<'_>>>, folder: &Path) -> Result<V
     for table in tables {
         let mut entry = Entry::new(table, folder, COMMON);
         let name = name(&mut entry)?;
+        entry.set_name(&name);
         let told = |Problem { at, text }| Problem { at, text: format!("source `{name}`: {text}") };
         if !names.insert(name.clone()) {
             return Err(entry.problem("name", format_args!("two sources are called `{name}`; rename one")));

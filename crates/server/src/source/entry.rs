@@ -54,6 +54,8 @@ pub(crate) fn nearest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -
 /// A source's table.
 pub(crate) struct Entry<'t> {
     table: DeTable<'t>,
+    /// Once it is known.
+    name: String,
     at: Range<usize>,
     /// Where each value stands, by its keys with dots between.
     places: BTreeMap<String, Range<usize>>,
@@ -72,7 +74,16 @@ impl<'t> Entry<'t> {
         let mut places = BTreeMap::new();
         note_places(&table, "", &mut places);
         let folder = folder.to_owned();
-        Self { table, at, places, parameters: Declared::default(), repeatable: None, folder, common }
+        Self {
+            table,
+            name: String::new(),
+            at,
+            places,
+            parameters: Declared::default(),
+            repeatable: None,
+            folder,
+            common,
+        }
     }
 
     /// Takes the values of these keys into a table of their own and reads that.
@@ -101,6 +112,16 @@ impl<'t> Entry<'t> {
         Ok(())
     }
 
+    /// What the source is called.
+    pub(crate) fn set_name(&mut self, name: &str) {
+        name.clone_into(&mut self.name);
+    }
+
+    /// What the source is called, for logs.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What the table says of `repeatable`.
     pub(crate) fn set_repeatable(&mut self, repeatable: Option<bool>) {
         self.repeatable = repeatable;
@@ -118,6 +139,11 @@ impl<'t> Entry<'t> {
     fn read<T: DeserializeOwned>(&self, table: DeTable<'t>) -> Result<T, Problem> {
         let table = Spanned::new(self.at.clone(), DeValue::Table(table));
         T::deserialize(ValueDeserializer::from(table)).map_err(|error| Problem::told(&error, self.common))
+    }
+
+    /// Where the file is: what a relative path in it is relative to.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// What requests may say.

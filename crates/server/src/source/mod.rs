@@ -13,7 +13,7 @@ mod template;
 use outflow_engine::Source;
 
 pub(crate) use entry::{Entry, Problem, nearest};
-pub use exec::{Exec, ExecError};
+pub use exec::{Environment, Exec, ExecError, Stderr, supervise_if_asked};
 pub use simulate::{Simulate, SimulateSettings};
 pub use split::{Delimiter, Split, SplitError};
 pub(crate) use template::Template;

@@ -17,6 +17,7 @@ use super::{
     log::{self, Base, Index, Log, Lookup, Opened, Size, Snapshot, Unread},
     mover::Work,
 };
+use crate::succession::Succession;
 
 /// How large the store may become.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +60,11 @@ pub(crate) fn open(path: &Path, settings: Settings) -> Result<Arc<dyn Store>, St
     };
     let files: Arc<dyn Files> = Arc::new(Directory::open(path).map_err(|error| cannot(&error))?);
     let mut store = Embedded::open(files, |name| Archive::open(&path.join(name)), settings, Workers::Threads)?;
+    // Nothing is taken up before this is returned.
+    store.succession = Some(Succession::begin(path).map_err(|error| {
+        let place = path.display();
+        StoreError::Failed(format!("the runs in the data directory {place} cannot be taken up: {error}"))
+    })?);
     let shared = store.shared.clone();
     let asked = Asked::listen(path, move |question, is_ending| data::answer(question, || shared.moment(), is_ending));
     match asked {
@@ -84,6 +90,8 @@ pub(super) struct Embedded {
     threads: Vec<JoinHandle<()>>,
     /// Answers commands about the directory.
     asked: Option<Asked>,
+    /// The commands of whoever had the directory before are gone, and the next one waits for ours.
+    succession: Option<Succession>,
     /// Released last.
     _claimed: Claimed,
 }
@@ -143,7 +151,7 @@ impl Embedded {
             changed: Condvar::new(),
         });
         shared.settle(&interrupted)?;
-        let mut store = Self { shared, threads: Vec::new(), asked: None, _claimed: claimed };
+        let mut store = Self { shared, threads: Vec::new(), asked: None, succession: None, _claimed: claimed };
         if is_threaded {
             store.spawn("outflow-segments", |shared| shared.log.prepare_until_stopped())?;
             store.spawn("outflow-archive", Shared::move_until_stopped)?;

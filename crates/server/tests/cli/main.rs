@@ -12,6 +12,8 @@ mod damage;
 mod data;
 mod demo;
 mod exec;
+mod exec_ends;
+mod exec_settings;
 mod fetch;
 #[cfg(feature = "http")]
 mod http;

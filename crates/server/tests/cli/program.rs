@@ -110,9 +110,18 @@ impl Server {
 
     /// The same, at this address.
     pub(crate) fn start_at(address: &str, arguments: &[&str]) -> Self {
+        Self::started(Command::new(env!("CARGO_BIN_EXE_outflow")), address, arguments)
+    }
+
+    /// The same, of a program that lies elsewhere, or with variables of its own.
+    pub(crate) fn start_as(program: Command, arguments: &[&str]) -> Self {
+        Self::started(program, "127.0.0.1:0", arguments)
+    }
+
+    fn started(program: Command, address: &str, arguments: &[&str]) -> Self {
         let mut all = vec!["--log", "info,outflow::cli=debug", "serve", "--listen", address];
         all.extend(arguments);
-        let mut child = outflow(&all).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = for_tests(program, &all).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Log::default());
         let (lines, stderr) = (log.clone(), BufReader::new(child.stderr.take().unwrap()));
         thread::spawn(move || {
@@ -156,6 +165,11 @@ impl Server {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// How it ended, and how long that took from now.
