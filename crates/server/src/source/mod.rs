@@ -3,6 +3,7 @@
 
 mod entry;
 mod exec;
+mod file;
 #[cfg(feature = "http")]
 mod http;
 mod parameters;
@@ -24,6 +25,7 @@ pub(crate) type Make = fn(&mut Entry<'_>) -> Result<Box<dyn Source>, Problem>;
 /// All kinds, by the names that configurations call them.
 pub(crate) const KINDS: &[(&str, Make)] = &[
     ("exec", exec::configured),
+    ("file", file::configured),
     #[cfg(feature = "http")]
     ("http", http::configured),
     ("simulate", simulate::configured),

@@ -250,6 +250,13 @@ impl<'e> Pieces<'e> {
         Ok(())
     }
 
+    /// Keeps no place for what is not there.
+    pub(super) fn rest(&mut self) {
+        if self.read.is_empty() {
+            self.read = BytesMut::new();
+        }
+    }
+
     /// Emits what no end has followed, where there is something; what comes then is a new piece.
     pub(super) async fn finish(&mut self, emitter: &Emitter) -> Result<(), EmitError> {
         self.searched = 0;

@@ -15,6 +15,8 @@ mod exec;
 mod exec_ends;
 mod exec_settings;
 mod fetch;
+mod file;
+
 #[cfg(feature = "http")]
 mod http;
 mod journaled;

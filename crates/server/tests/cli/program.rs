@@ -178,6 +178,20 @@ impl Server {
         (wait(&mut self.child), began.elapsed())
     }
 
+    /// What it has open, by path.
+    pub(crate) fn open_files(&self) -> Vec<String> {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().flatten();
+        let paths = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        paths.map(|path| path.display().to_string()).collect()
+    }
+
+    /// How many bytes it has read so far, from wherever.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        let account = std::fs::read_to_string(format!("/proc/{}/io", self.child.id())).unwrap();
+        let read = account.lines().find_map(|line| line.strip_prefix("rchar: "));
+        read.unwrap().parse().unwrap()
+    }
+
     /// A field of `/proc/PID/status`, in KiB.
     pub(crate) fn memory_kib(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
