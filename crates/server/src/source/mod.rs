@@ -9,6 +9,8 @@ mod http;
 mod parameters;
 mod simulate;
 mod split;
+#[cfg(feature = "sql")]
+mod sql;
 mod template;
 
 use outflow_engine::Source;
@@ -29,10 +31,14 @@ pub(crate) const KINDS: &[(&str, Make)] = &[
     #[cfg(feature = "http")]
     ("http", http::configured),
     ("simulate", simulate::configured),
+    #[cfg(feature = "sql")]
+    ("sql", sql::configured),
 ];
 
 /// Kinds that this build is without.
 pub(crate) const LACKING: &[&str] = &[
     #[cfg(not(feature = "http"))]
     "http",
+    #[cfg(not(feature = "sql"))]
+    "sql",
 ];

@@ -34,6 +34,16 @@ enum Kind {
     Boolean,
 }
 
+/// What a value is, beside its text.
+#[cfg(feature = "sql")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    Text,
+    Integer,
+    Number,
+    Boolean,
+}
+
 /// `parameters.NAME = { … }`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -94,6 +104,17 @@ impl Declared {
 
     pub(crate) fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
+    }
+
+    /// What the values of a parameter are.
+    #[cfg(feature = "sql")]
+    pub(crate) fn meaning(&self, name: &str) -> Meaning {
+        match self.0.get(name).map(|parameter| &parameter.kind) {
+            Some(Kind::Integer { .. }) => Meaning::Integer,
+            Some(Kind::Number) => Meaning::Number,
+            Some(Kind::Boolean) => Meaning::Boolean,
+            Some(Kind::Pattern(_) | Kind::Text) | None => Meaning::Text,
+        }
     }
 
     pub(crate) fn names(&self) -> Vec<String> {

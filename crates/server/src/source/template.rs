@@ -28,6 +28,14 @@ enum Part {
     Parameter(String),
 }
 
+/// The place that is all of a text.
+#[cfg(feature = "sql")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sole<'a> {
+    Id,
+    Parameter(&'a str),
+}
+
 /// Why a text cannot be filled.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TemplateError {
@@ -130,6 +138,16 @@ impl Template {
         let texts =
             self.parts.iter().filter_map(|part| if let Part::Text(text) = part { Some(&**text) } else { None });
         texts.collect()
+    }
+
+    /// The place that is all of it, with nothing beside it.
+    #[cfg(feature = "sql")]
+    pub(crate) fn sole(&self) -> Option<Sole<'_>> {
+        match &self.parts[..] {
+            [Part::Id] => Some(Sole::Id),
+            [Part::Parameter(name)] => Some(Sole::Parameter(name)),
+            _ => None,
+        }
     }
 
     /// Whether it is the same for all requests.

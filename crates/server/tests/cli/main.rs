@@ -29,3 +29,5 @@ mod proxy;
 mod resuming;
 mod runs;
 mod serve;
+#[cfg(feature = "sql")]
+mod sql;
