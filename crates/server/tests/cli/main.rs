@@ -31,3 +31,5 @@ mod runs;
 mod serve;
 #[cfg(feature = "sql")]
 mod sql;
+#[cfg(feature = "sql")]
+mod sql_postgres;

@@ -29,7 +29,12 @@ impl Place {
         let folder = tempfile::tempdir().unwrap();
         let database = Connection::open(folder.path().join("test.db")).unwrap();
         database.execute_batch(statements).unwrap();
-        std::fs::write(folder.path().join("outflow.toml"), config.replace("{db}", "sqlite://test.db")).unwrap();
+        Self::at("sqlite://test.db", config, folder)
+    }
+
+    /// One whose database is at `url`.
+    pub(super) fn at(url: &str, config: &str, folder: TempDir) -> Self {
+        std::fs::write(folder.path().join("outflow.toml"), config.replace("{db}", url)).unwrap();
         let server = Server::start(&Self::arguments(&folder).each_ref().map(String::as_str));
         Self { server, folder }
     }

@@ -18,6 +18,7 @@ use std::{
 use bytes::BytesMut;
 use futures_core::Stream as _;
 use outflow_engine::{Cleanup, Code, Emitter, JobError};
+use tokio::time::sleep;
 use tokio_postgres::{
     Column, Config, Error, Row, RowStream, Statement,
     config::SslMode,
@@ -41,6 +42,9 @@ use super::{
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// How soon a connection on which nothing comes is asked whether it is still there.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+
+/// How long a cancellation has where the server is in a hurry to end.
+const HURRY_TIME: Duration = Duration::from_millis(500);
 
 /// A database behind a URL.
 pub(super) struct Postgres {
@@ -176,7 +180,8 @@ impl Drop for Held {
         self.cleanup.spawn(async move {
             tokio::select! {
                 () = session.end() => {}
-                () = cleanup.hurry() => {}
+                // It is on its way by then, unless the network is slow; a connection that only closes ends no query.
+                () = async { cleanup.hurry().await; sleep(HURRY_TIME).await } => {}
             }
             drop(place);
         });
