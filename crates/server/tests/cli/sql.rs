@@ -408,6 +408,7 @@ fn what_is_wrong_with_a_source_is_told_with_its_line_before_a_port_is_bound() {
         (url, "url = \"postgres://u@h:x/d\"", 4, "invalid value for option `port`"),
         (url, "url = \"postgres://u@/d\"", 4, "it has no host"),
         (url, "url = \"postgres://h/d\"", 4, "it has no user"),
+        (url, "url = \"postgres://u@h/d?sslmode=require\"", 4, "this build speaks to PostgreSQL without TLS"),
         (url, "url = \"postgres://u@h/d?colour=red\"", 4, "colour"),
         ("select 1", "select '{id}'", 5, "query: neither {id} nor a parameter has a place in it; write $1 there"),
         ("select 1", " ", 5, "query: it is empty"),
@@ -434,6 +435,24 @@ fn what_is_wrong_with_a_source_is_told_with_its_line_before_a_port_is_bound() {
         !output.status.success() && said.contains("postgres://USER:PASSWORD") && !said.contains(secret),
         "{said}"
     );
+}
+
+#[test]
+fn limits_end_a_run_and_what_came_before_is_delivered() {
+    let endless = numbers("", "select i from n");
+    let config = [
+        source("bytes", &endless, "output_limit = 1000"),
+        source("time", &numbers("", "select max(i) from n"), "time_limit = \"200ms\"\nconnections = 1"),
+    ];
+    let place = Place::new(&config.concat(), "");
+    let (printed, said) = place.failure(&["1", "--source", "bytes"]);
+    assert!(said.contains("RESOURCE_EXHAUSTED"), "{said}");
+    assert!(printed.starts_with("{\"i\":1}\n{\"i\":2}\n") && printed.len() < 1_200, "{printed}");
+    // The second one gets the connection, so the first query has ended.
+    for _ in 0..2 {
+        let (printed, said) = place.failure(&["1", "--source", "time"]);
+        assert!(printed.is_empty() && said.contains("DEADLINE_EXCEEDED"), "{said}");
+    }
 }
 
 #[test]

@@ -83,6 +83,8 @@ fn types_become_json_and_nothing_is_lost() {
         ("array[1, null, 3]", json!([1, null, 3])),
         ("array[array['a', 'b'], array['c', 'd']]", json!([["a", "b"], ["c", "d"]])),
         ("'{}'::int[]", json!([])),
+        ("''::oidvector", json!([])),
+        ("array[null]::text[][]", json!([null])),
         ("null::int", json!(null)),
         ("null", json!(null)),
     ];

@@ -262,9 +262,16 @@ fn array(raw: &mut Reading<'_>, member: &Shape, out: &mut Vec<u8>, integers: Int
         counts.push(raw.count()?);
         raw.int_4()?;
     }
-    if counts.is_empty() {
+    // So that an empty one comes, and as an `oidvector` so.
+    if matches!(counts[..], [] | [0]) {
         out.extend_from_slice(b"[]");
         return Ok(());
+    }
+    // Each member has at least its length before it, so more of them are not there.
+    let members_max = raw.0.len() / size_of::<i32>();
+    let total = counts.iter().try_fold(1_usize, |total, &count| total.checked_mul(count));
+    if !total.is_some_and(|total| (1..=members_max).contains(&total)) {
+        return Err(Wrong::Malformed);
     }
     members(raw, &counts, member, out, integers)
 }
@@ -322,13 +329,12 @@ fn nullable(value: Option<&[u8]>, shape: &Shape, out: &mut Vec<u8>, integers: In
 /// `inet` and `cidr`: family, bits of the network, whether it is a network, and the address with its length.
 fn address(raw: &mut Reading<'_>, out: &mut Vec<u8>) -> Result<(), Wrong> {
     let [_family, bits, is_network, length] = raw.array()?;
-    let most = length * 8;
     match length {
         4 => _ = write!(out, "{}", Ipv4Addr::from(raw.array::<4>()?)),
         16 => _ = write!(out, "{}", Ipv6Addr::from(raw.array::<16>()?)),
         _ => return Err(Wrong::Malformed),
     }
-    if is_network != 0 || bits != most {
+    if is_network != 0 || bits != length * 8 {
         _ = write!(out, "/{bits}");
     }
     Ok(())
@@ -339,4 +345,74 @@ fn bits(raw: &mut Reading<'_>, out: &mut Vec<u8>) -> Result<(), Wrong> {
     let bytes = raw.bytes(count.div_ceil(8))?;
     out.extend((0..count).map(|n| if bytes[n / 8] & (0x80 >> (n % 8)) == 0 { b'0' } else { b'1' }));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn shapes() -> Vec<Shape> {
+        let pair = || Shape::Object(vec![(b"{\"a\":".to_vec(), Shape::Int4), (b",\"b\":".to_vec(), Shape::Text)]);
+        vec![
+            Shape::Boolean,
+            Shape::Int2,
+            Shape::Int4,
+            Shape::Int8,
+            Shape::Oid,
+            Shape::Float4,
+            Shape::Float8,
+            Shape::Numeric,
+            Shape::Text,
+            Shape::Bytes,
+            Shape::Date,
+            Shape::Time,
+            Shape::TimeWithZone,
+            Shape::Timestamp,
+            Shape::TimestampWithZone,
+            Shape::Interval,
+            Shape::Uuid,
+            Shape::Address,
+            Shape::Hardware,
+            Shape::Bits,
+            Shape::Void,
+            Shape::Array(Box::new(Shape::Int4)),
+            Shape::Array(Box::new(pair())),
+            pair(),
+        ]
+    }
+
+    /// Bytes among which small numbers, -1 and extremes are frequent, as lengths and counts are.
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        let number = prop_oneof![
+            (0..9_i32).prop_map(|n| n.to_be_bytes().to_vec()),
+            prop_oneof![Just(-1), Just(i32::MAX), Just(i32::MIN)].prop_map(|n: i32| n.to_be_bytes().to_vec()),
+            prop_oneof![Just(i64::MAX), Just(i64::MIN)].prop_map(|n: i64| n.to_be_bytes().to_vec()),
+            proptest::collection::vec(any::<u8>(), 0..9),
+        ];
+        proptest::collection::vec(number, 0..9).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_comes_is_json_or_refused(raw in bytes()) {
+            for shape in shapes() {
+                let mut out = Vec::new();
+                if shape.write(&raw, &mut out, Integers::Number).is_ok() {
+                    let read = serde_json::from_slice::<serde_json::Value>(&out);
+                    prop_assert!(read.is_ok(), "{shape:?} of {raw:?}: {}", String::from_utf8_lossy(&out));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn members_without_end_that_hold_nothing_are_no_array() {
+        let raw: Vec<u8> = [2, 0, 23, i32::MAX, 1, 0, 1].into_iter().flat_map(i32::to_be_bytes).collect();
+        let written = Shape::Array(Box::new(Shape::Int4)).write(&raw, &mut Vec::new(), Integers::Number);
+        assert!(matches!(written, Err(Wrong::Malformed)), "{written:?}");
+    }
 }
