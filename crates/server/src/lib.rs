@@ -26,17 +26,20 @@
 //! }
 //! ```
 
+#[cfg(feature = "cli")]
 pub mod cli;
-mod config;
+pub mod config;
 mod grpc;
 mod memory;
 mod server;
 mod shutdown;
 pub mod source;
+#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "`outflow data` is the only one to use some of it"))]
 mod store;
 mod succession;
 mod transport;
 
+pub use config::{Config, ConfigError};
 pub use outflow_engine::{
     Among, Cleanup, Code, Durability, EmitError, Emitter, Job, JobError, JobErrors, Limits, MemoryStore, Payload,
     PayloadKind, Placement, Plan, Principal, Refusal, Request, Source, SourceOptions, Sources, SourcesError, Store,

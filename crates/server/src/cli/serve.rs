@@ -153,10 +153,7 @@ impl Serve {
             config.listen = listen.map_err(Refused::Listen)?;
         }
         let data = Data::choose(self.data, config.data.take());
-        let mut settings = store::Settings::default();
-        if let Some(bytes) = config.data_bytes_max() {
-            settings.bytes_max = bytes;
-        }
+        let settings = config.store_settings();
         let mut server = config.into_builder();
         server = match data {
             Data::Memory => server,

@@ -1,5 +1,23 @@
 //! The configuration file: read, checked, and turned into a server's builder before any port is bound. It knows TOML
 //! and the names of settings, and nothing of what they do.
+//!
+//! `docs/sources.md` has all settings of sources. A program of its own serves what a file says beside what it has itself:
+//!
+//! ```no_run
+//! # use outflow::{Plan, Refusal, Request, Source};
+//! # struct Primes;
+//! # impl Source for Primes {
+//! #     fn plan(&self, _: &Request) -> Result<Plan, Refusal> {
+//! #         Ok(Plan::new())
+//! #     }
+//! # }
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = outflow::Config::read("outflow.toml")?;
+//! let server = config.into_builder().source("primes", Primes).bind()?;
+//! server.serve(async { _ = tokio::signal::ctrl_c().await }).await?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod ids;
 mod limits;
@@ -25,17 +43,18 @@ use crate::{
     Listen, Server,
     server::Builder,
     source::{Entry, Problem},
+    store,
 };
 
 use limits::LimitsFile;
 use sources::Configured;
 
 /// A commented file to begin with: what it says is good, and so is each example in it without its comment.
-pub(crate) const SAMPLE: &str = include_str!("sample.toml");
+pub const SAMPLE: &str = include_str!("sample.toml");
 
-/// A checked configuration.
+/// A checked configuration: what a file says, with its secrets, and commands and folders found.
 #[derive(Default)]
-pub(crate) struct Config {
+pub struct Config {
     /// Empty: the default addresses.
     pub(crate) listen: Vec<Listen>,
     /// Where journaled runs are kept, where the file says so.
@@ -47,11 +66,26 @@ pub(crate) struct Config {
 
 /// Why a configuration is not used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ConfigError {
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// It says something that cannot be.
     #[error("{}{}: {problem}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
-    Wrong { path: PathBuf, line: Option<usize>, problem: String },
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, from 1.
+        line: Option<usize>,
+        /// What is wrong, and what was probably meant.
+        problem: String,
+    },
 }
 
 /// What is in the file beside its sources.
@@ -82,7 +116,8 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`] with the file, and where in it.
-    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         Self::parse(&text, folder).map_err(|Problem { at, text: problem }| {
@@ -111,29 +146,38 @@ impl Config {
         })
     }
 
-    /// Bytes of all journaled runs, where the file says so.
-    pub(crate) fn data_bytes_max(&self) -> Option<u64> {
-        self.limits.data_bytes_max
+    /// How journaled runs are kept, where that is on a disk.
+    pub(crate) fn store_settings(&self) -> store::Settings {
+        let mut settings = store::Settings::default();
+        if let Some(bytes) = self.limits.data_bytes_max {
+            settings.bytes_max = bytes;
+        }
+        settings
     }
 
     /// The names of its sources, in the order of the file.
-    pub(crate) fn source_names(&self) -> Vec<&str> {
+    pub fn source_names(&self) -> Vec<&str> {
         self.sources.iter().map(Configured::name).collect()
     }
 
-    /// Only its sources.
-    pub(crate) fn into_sources(self) -> Sources {
+    /// Only its sources, as for [`ServedSources::replace`](crate::ServedSources::replace).
+    pub fn into_sources(self) -> Sources {
         self.sources.into_iter().fold(Sources::new(), |sources, source| source.add_to(sources))
     }
 
-    /// A server's builder with all of it.
-    pub(crate) fn into_builder(mut self) -> Builder {
+    /// A server's builder with all of it. Where the file does not say where journaled runs are kept, that is in memory.
+    /// Programs that serve commands say [`supervise_if_asked`](crate::supervise_if_asked) first.
+    pub fn into_builder(mut self) -> Builder {
+        let settings = self.store_settings();
         let mut server = Server::builder().limits(self.limits.engine()).transport_limits(self.limits.transport());
         if !self.listen.is_empty() {
             server = server.listen(std::mem::take(&mut self.listen));
         }
         if let Some(workers) = self.workers {
             server = server.workers(workers);
+        }
+        if let Some(data) = self.data.take().filter(|data| data != "memory") {
+            server = server.store(move || store::open(data.as_ref(), settings));
         }
         server.sources(self.into_sources())
     }
