@@ -3,27 +3,7 @@
 //! This is the library behind the `outflow` program: build a [`Server`], give it sources, and serve.
 //!
 //! ```no_run
-//! use outflow::{Job, Plan, Refusal, Request, Server, Source};
-//!
-//! struct Squares;
-//!
-//! impl Source for Squares {
-//!     fn plan(&self, request: &Request) -> Result<Plan, Refusal> {
-//!         let id = i64::from(request.id());
-//!         Ok(Plan::new().job(Job::new(async move |emitter| {
-//!             for n in 0..id {
-//!                 emitter.emit((n * n).to_string()).await?;
-//!             }
-//!             Ok(())
-//!         })))
-//!     }
-//! }
-//!
-//! #[tokio::main(flavor = "current_thread")]
-//! async fn main() -> Result<(), outflow::ServeError> {
-//!     let server = Server::builder().default_source("squares", Squares).bind()?;
-//!     server.serve(async { _ = tokio::signal::ctrl_c().await }).await
-//! }
+#![doc = include_str!("../../../examples/primes.rs")]
 //! ```
 
 #[cfg(feature = "cli")]
@@ -47,4 +27,4 @@ pub use outflow_engine::{
 };
 pub use server::{Builder, Hurry, ServeError, ServedSources, Server};
 pub use source::supervise_if_asked;
-pub use transport::{BindError, Listen, TransportLimits};
+pub use transport::{BindError, IntoListen, Listen, TransportLimits};

@@ -4,15 +4,11 @@
 use std::{
     future::Future,
     net::{SocketAddr, TcpListener},
-    path::PathBuf,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use outflow_engine::{
-    Clock, Engine, Limits, LiveSources, MemoryStore, Refusal, Source, SourceOptions, Sources, SourcesError, Store,
-    StoreError, Timestamp,
-};
+use outflow_engine::{Engine, LiveSources, Refusal, Sources, SourcesError};
 use outflow_proto::outflow::v1::run_service_server::RunServiceServer;
 use tokio::{
     runtime::Runtime,
@@ -27,10 +23,13 @@ use crate::{
     grpc::{RUN_SERVICE, Runs, STREAM_SERVICE, Services},
     memory,
     shutdown::Phases,
-    source::Simulate,
-    store,
-    transport::{self, BindError, Listen, TransportLimits, Worker},
+    transport::{self, BindError, TransportLimits, Worker},
 };
+
+mod builder;
+
+pub use builder::Builder;
+use builder::or_simulate;
 
 /// How long open streams and connections have for their end, once the server is told to stop.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -88,169 +87,12 @@ impl Hurry {
     }
 }
 
-/// Collects what a [`Server`] is made of.
-pub struct Builder {
-    listen: Vec<Listen>,
-    sources: Sources,
-    /// The set of sources was given as a whole.
-    says_everything: bool,
-    limits: Limits,
-    transport: TransportLimits,
-    workers: usize,
-    open_store: StoreOpener,
-    opens_store: bool,
-}
-
-type StoreOpener = Box<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
-
-/// What the store in memory holds, in bytes.
-const MEMORY_STORE_BYTES: u64 = 256 * 1024 * 1024;
-
-impl Builder {
-    /// Listens there, and no longer on the default addresses, port 50005 on both loopback addresses.
-    #[must_use]
-    pub fn listen(mut self, listen: impl IntoIterator<Item = Listen>) -> Self {
-        self.listen = listen.into_iter().collect();
-        self
-    }
-
-    /// Adds a source. While there is none, [`Simulate`] answers every request. One that is alone, and claims no ids,
-    /// answers every request that names none; of several, [`Builder::default_to`] says which does.
-    #[must_use]
-    pub fn source(self, name: impl Into<String>, source: impl Source) -> Self {
-        self.source_with(name, source, SourceOptions::default())
-    }
-
-    /// Adds a source that answers requests as `options` say.
-    #[must_use]
-    pub fn source_with(mut self, name: impl Into<String>, source: impl Source, options: SourceOptions) -> Self {
-        self.sources = self.sources.source_with(name, source, options);
-        self
-    }
-
-    /// Has the source of this name answer every request that names none and whose id nobody claims.
-    #[must_use]
-    pub fn default_to(mut self, name: impl Into<String>) -> Self {
-        self.sources = self.sources.default_to(name);
-        self
-    }
-
-    /// Adds a source that answers every request which names none and whose id nobody claims.
-    #[must_use]
-    pub fn default_source(mut self, name: impl Into<String>, source: impl Source) -> Self {
-        self.sources = self.sources.default_source(name, source);
-        self
-    }
-
-    /// Has these sources answer, and none that were added before. They say everything: one that is alone is the default
-    /// only where it is called so. While the set is empty, [`Simulate`] answers every request.
-    #[must_use]
-    pub fn sources(mut self, sources: Sources) -> Self {
-        self.sources = sources;
-        self.says_everything = true;
-        self
-    }
-
-    /// Keeps journaled runs in this store, which is opened when serving begins. Without it they are kept in memory, up
-    /// to 256 MiB, and end with the process.
-    #[must_use]
-    pub fn store(mut self, open: impl Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync + 'static) -> Self {
-        self.open_store = Box::new(open);
-        self.opens_store = true;
-        self
-    }
-
-    /// Keeps journaled runs in this directory, which is made where it is not there, and no other process may use.
-    #[must_use]
-    pub fn data(self, directory: impl Into<PathBuf>) -> Self {
-        let directory = directory.into();
-        self.store(move || store::open(&directory, store::Settings::default()))
-    }
-
-    /// The same, but the store is opened only when the first journaled run needs it.
-    #[must_use]
-    pub fn store_when_needed(
-        self,
-        open: impl Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync + 'static,
-    ) -> Self {
-        Self { opens_store: false, ..self.store(open) }
-    }
-
-    /// Bounds on requests, runs and memory.
-    #[must_use]
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
-        self
-    }
-
-    /// Bounds on connections.
-    #[must_use]
-    pub fn transport_limits(mut self, limits: TransportLimits) -> Self {
-        self.transport = limits;
-        self
-    }
-
-    /// Threads that serve connections, at least 1; by default one for each core.
-    #[must_use]
-    pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = workers.max(1);
-        self
-    }
-
-    /// Binds the ports. Nothing is accepted yet; peers that connect wait in the kernel's queue. Where glibc allocates, its
-    /// settings are made for a server, unless `GLIBC_TUNABLES` is set.
-    ///
-    /// # Errors
-    /// [`ServeError::Sources`] where two sources have one name or claim one id, [`ServeError::Bind`] where an address
-    /// cannot be had, [`ServeError::System`] where threads cannot.
-    pub fn bind(self) -> Result<Server, ServeError> {
-        let mut sources = self.sources;
-        if !self.says_everything
-            && let Some(lone) = sources.lone().map(str::to_owned)
-        {
-            sources = sources.default_to(lone);
-        }
-        let sources = or_simulate(sources);
-        sources.check()?;
-        let listeners = transport::bind(&self.listen)?;
-        // Those that serve, and those that compute.
-        memory::set_up(2 * self.workers);
-        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
-        let compute = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(self.workers)
-            .thread_name("outflow-jobs")
-            .enable_all()
-            .build()?;
-        let engine = Engine::builder(self.limits)
-            .compute(compute.handle().clone())
-            .clock(Clock::new(time_of_day))
-            .store(self.open_store)
-            .sources(sources)
-            .build()?;
-        Ok(Server {
-            listeners,
-            addresses,
-            engine: Arc::new(engine),
-            compute: Compute(Some(compute)),
-            limits: self.transport,
-            workers: self.workers,
-            hurry: Hurry::default(),
-            opens_store: self.opens_store,
-        })
-    }
-}
-
-/// These sources, or simulated work where there are none.
-fn or_simulate(sources: Sources) -> Sources {
-    if sources.is_empty() { sources.default_source("simulate", Simulate::default()) } else { sources }
-}
-
 /// The sources of a [`Server`], which can be replaced while it serves.
 #[derive(Clone, Debug)]
 pub struct ServedSources(LiveSources);
 
 impl ServedSources {
-    /// Has these sources answer from now on; an empty set is that of [`Simulate`]. Runs that are under way keep the plan
+    /// Has these sources answer from now on; an empty set is that of [`Simulate`](crate::source::Simulate). Runs that are under way keep the plan
     /// that they have. A journaled run that a restart takes up is planned again by the sources that are there then.
     ///
     /// # Errors
@@ -260,25 +102,10 @@ impl ServedSources {
     }
 }
 
-fn time_of_day() -> Timestamp {
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    // A clock before 1970 is a wrong one, and nothing depends on it.
-    Timestamp::from_millis(since_1970.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
-}
-
 impl Server {
     /// Begins a server with the defaults.
     pub fn builder() -> Builder {
-        Builder {
-            listen: Listen::loopback(),
-            sources: Sources::new(),
-            says_everything: false,
-            limits: Limits::default(),
-            transport: TransportLimits::default(),
-            workers: std::thread::available_parallelism().map_or(1, usize::from),
-            open_store: Box::new(|| Ok(Arc::new(MemoryStore::new(MEMORY_STORE_BYTES)))),
-            opens_store: false,
-        }
+        Builder::new()
     }
 
     /// Where it listens, with the ports that the system chose where port 0 was asked for.

@@ -1,4 +1,4 @@
-//! The README's thirty lines are the ones that are run in `interop/`.
+//! The programs that the README shows are those that are run: in `interop/`, and by `examples.rs` beside this file.
 
 use std::{fs, path::Path};
 
@@ -15,4 +15,13 @@ fn the_loops_in_the_readme_are_those_that_survive_kills_and_bad_networks() {
         assert!(readme.contains(lines.trim_end()), "{program} is not what the README shows");
         assert!(lines.trim_end().lines().count() <= 30, "{program} is longer than thirty lines");
     }
+}
+
+#[test]
+fn the_source_in_the_readme_is_the_example_that_is_run_and_has_thirty_lines_at_most() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let example = fs::read_to_string(root.join("examples/primes.rs")).unwrap();
+    assert!(readme.contains(&format!("```rust\n{example}```\n")), "examples/primes.rs is not what the README shows");
+    assert!(example.lines().count() <= 30);
 }

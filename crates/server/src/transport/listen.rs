@@ -30,6 +30,18 @@ impl Listen {
     }
 }
 
+impl Listen {
+    /// One of the addresses that a name stands for, some of which a machine may lack.
+    pub(super) fn if_there(address: SocketAddr) -> Self {
+        Self { address, optional: true }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_optional(&self) -> bool {
+        self.optional
+    }
+}
+
 impl From<SocketAddr> for Listen {
     fn from(address: SocketAddr) -> Self {
         Self { address, optional: false }
@@ -76,6 +88,22 @@ pub enum BindError {
         /// Where.
         address: SocketAddr,
         /// What the system says.
+        source: io::Error,
+    },
+    /// What was given is no address.
+    #[error(
+        "`{text}` is no address; write IP:PORT or NAME:PORT, such as 127.0.0.1:{PORT}, [::1]:{PORT} or localhost:{PORT}"
+    )]
+    NotAnAddress {
+        /// What was given.
+        text: String,
+    },
+    /// The name of a machine gives no address.
+    #[error("cannot find where to listen: `{name}` gives no address: {source}; is the name right?")]
+    Name {
+        /// The name.
+        name: String,
+        /// What the name service says.
         source: io::Error,
     },
     /// None of the optional addresses exists on this machine.

@@ -5,6 +5,7 @@ mod accept;
 mod connection;
 mod limits;
 mod listen;
+mod place;
 mod wire;
 mod worker;
 
@@ -12,4 +13,5 @@ pub(crate) use accept::accept;
 pub use limits::TransportLimits;
 pub(crate) use listen::bind;
 pub use listen::{BindError, Listen};
+pub use place::IntoListen;
 pub(crate) use worker::Worker;
