@@ -9,7 +9,7 @@ impl Source for Primes {
     fn plan(&self, request: &Request) -> Result<Plan, Refusal> {
         let last = i64::from(request.id());
         Ok(Plan::new().job(Job::new(async move |emitter| {
-            for n in (2..=last).filter(|n| (2..).take_while(|d| d * d <= *n).all(|d| n % d > 0)) {
+            for n in (2..=last).filter(|n| (2..*n).take_while(|d| d * d <= *n).all(|d| n % d > 0)) {
                 emitter.emit(n.to_string()).await?;
             }
             Ok(())
