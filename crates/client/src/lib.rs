@@ -103,7 +103,7 @@ pub use event::Event;
 pub use fetch::Fetch;
 pub use head::Durability;
 pub use outcome::{End, Outcome};
-pub use response::{JobError, Payload, Response, Text};
+pub use response::{JobError, MessageError, Payload, Response, Text};
 pub use responses::Responses;
 pub use runs::{Run, RunEnd, RunFilter, Runs};
 pub use status::{Code, Status};

@@ -1,6 +1,8 @@
 //! A job's end of its run: how it hands over its responses, waits for room, takes turns, and leaves behind what has to
 //! be finished without it.
 
+mod message;
+
 use std::sync::Arc;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};

@@ -83,13 +83,27 @@ pub enum EmitError {
         /// Offset of the first byte that is not text.
         at: usize,
     },
+    /// The source answers with text, and a message is bytes. Its plan has to say so.
+    #[error("a message is bytes, and the source answers with text; its plan says `.payload(PayloadKind::Bytes)`")]
+    NotBytes,
+    /// A message is never split, and this one is longer than a response may be.
+    #[error(
+        "a message of {bytes} bytes is longer than the {max} that a response carries; raise response_bytes_max, or emit less at once"
+    )]
+    MessageTooLong {
+        /// How long it is.
+        bytes: usize,
+        /// How long it may be.
+        max: usize,
+    },
 }
 
 impl From<EmitError> for JobError {
     fn from(error: EmitError) -> Self {
         let code = match error {
             EmitError::Closed => Code::Cancelled,
-            EmitError::NotText { .. } => Code::Internal,
+            EmitError::NotText { .. } | EmitError::NotBytes => Code::Internal,
+            EmitError::MessageTooLong { .. } => Code::ResourceExhausted,
         };
         Self::new(code, error)
     }

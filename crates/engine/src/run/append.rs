@@ -22,7 +22,7 @@ pub(crate) enum Attempt {
 }
 
 /// How many responses of [`Emitter::emit_all`](crate::Emitter::emit_all) are appended under one lock.
-const APPEND_AT_ONCE: usize = 64;
+pub(crate) const APPEND_AT_ONCE: usize = 64;
 
 impl Run {
     /// Makes `payload` what this run's kind has.

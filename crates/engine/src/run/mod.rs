@@ -27,7 +27,7 @@ use crate::{
     journal::Journal,
 };
 
-pub(crate) use append::Attempt;
+pub(crate) use append::{APPEND_AT_ONCE, Attempt};
 pub(crate) use commit::{Committed, Gather};
 use deliver::Cursor;
 pub use deliver::Delivery;
@@ -190,6 +190,11 @@ impl Run {
     /// Whether it has text or bytes.
     pub(crate) fn payload_kind(&self) -> PayloadKind {
         self.payload
+    }
+
+    /// The longest payload of one response.
+    pub(crate) fn payload_bytes_max(&self) -> usize {
+        self.payload_bytes_max
     }
 
     /// Has the run end `failed` rather than have more than `max` bytes of payloads, of which it has so many.
