@@ -3,12 +3,17 @@
 use std::{
     io::Write as _,
     net::TcpListener,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::sleep,
+    time::Duration,
 };
 
 use super::{
-    fetch, results, serve, source,
-    upstream::{Upstream, begin, go_on, say, until_closed},
+    fetch, results, serve, serve_in, source,
+    upstream::{Secure, Upstream, begin, go_on, say, until_closed},
 };
 use crate::program::{run, text};
 
@@ -219,6 +224,47 @@ fn redirects_are_followed_only_where_that_is_allowed_and_take_no_secrets_elsewhe
     let (code, message) = error(&format!("url = '{at}/ftp'\nredirects = 3"));
     assert!(code == 9 && message.contains("no HTTP URL"), "{message}");
     assert_eq!(other.came().len(), 1);
+}
+
+#[test]
+fn a_redirect_does_not_leave_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = Secure::start(&folder.path().join("ca.pem"), &["http/1.1"]);
+    let url = format!("https://localhost:{}/plain", upstream.address.port());
+    let server = serve_in(&folder, &format!("url = '{url}'\nca = 'ca.pem'\nredirects = 1"));
+    let (lines, _) = fetch(&server, &[]);
+    let error = &lines[0]["error"];
+    assert_eq!(error["message"], format!("GET {url}: it is redirected from https to http"));
+    assert_eq!(error["code"], 9);
+}
+
+#[test]
+fn who_does_not_finish_a_connection_is_left() {
+    // It accepts, by its queue, and never speaks TLS.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/", silent.local_addr().unwrap());
+    let (code, message) = error(&format!("url = '{url}'\nretries = 0\nconnect_time = '200ms'"));
+    assert!(code == 14 && message.contains("not connected within connect_time = 200ms"), "{message}");
+}
+
+#[test]
+fn only_so_many_requests_are_made_at_once_and_all_are_made() {
+    let (now, most) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let seen = most.clone();
+    let upstream = Upstream::start(move |came, stream| {
+        seen.fetch_max(1 + now.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+        // Long enough for the others to come, if they may.
+        sleep(Duration::from_millis(100));
+        now.fetch_sub(1, Ordering::SeqCst);
+        say(stream, "200 OK", "", &came.line);
+    });
+    let urls: Vec<String> = (0..6).map(|n| format!("'http://{}/{n}'", upstream.address)).collect();
+    let (server, _folder) = serve(&format!("urls = [{}]\nrequests_at_once = 2", urls.join(", ")));
+    let (lines, said) = fetch(&server, &[]);
+    let mut came = results(&lines);
+    came.sort_unstable();
+    assert_eq!(came, ["GET /0", "GET /1", "GET /2", "GET /3", "GET /4", "GET /5"], "{said}");
+    assert_eq!(most.load(Ordering::SeqCst), 2);
 }
 
 #[test]

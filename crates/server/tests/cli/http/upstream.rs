@@ -127,7 +127,7 @@ pub(crate) fn until_closed(stream: &mut TcpStream) {
 }
 
 /// A service with TLS, whose certificate is its own authority: it says by which version it was asked, and then a line
-/// now and then until the request is gone, which it counts.
+/// now and then until the request is gone, which it counts. Asked for `/plain`, it sends on to where there is no TLS.
 pub(crate) struct Secure {
     pub(crate) address: SocketAddr,
     pub(crate) gone: Arc<AtomicUsize>,
@@ -178,6 +178,10 @@ async fn answer(
     gone: Arc<AtomicUsize>,
 ) -> Result<Answer, std::convert::Infallible> {
     let version = if request.version() == Version::HTTP_2 { "2" } else { "1" };
+    if request.uri().path() == "/plain" {
+        let away = Response::builder().status(302).header("location", "http://127.0.0.1:1/");
+        return Ok(away.body(http_body_util::Empty::new().boxed()).unwrap());
+    }
     let endless = request.uri().path() == "/endless";
     let (lines, body) = mpsc::channel(1);
     #[expect(clippy::disallowed_methods, reason = "the test's runtime ends it")]
