@@ -23,7 +23,8 @@ pub struct Limits {
     pub runs_max: usize,
     /// Readers of one run at once. Default 100,000.
     pub readers_max: usize,
-    /// Bytes of the frames of one journaled run; a run that reaches it ends `failed`. Default 16 GiB.
+    /// Bytes of the frames of one journaled run; a run that reaches it ends `failed`, with at most `window_bytes` and a
+    /// response more. Default 16 GiB.
     pub run_bytes_max: u64,
     /// Bytes of a journaled run's newest responses that are held for readers who keep up; who falls further behind
     /// reads from the store. Default 1 MiB; 64 KiB once the byte budget is used up.

@@ -9,27 +9,26 @@ use std::{
 };
 
 use outflow_engine::{Engine, LiveSources, Refusal, Sources, SourcesError};
-use outflow_proto::outflow::v1::run_service_server::RunServiceServer;
 use tokio::{
     runtime::Runtime,
     sync::{Semaphore, oneshot},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
-use tonic_health::ServingStatus;
 
 use crate::{
-    grpc::{RUN_SERVICE, Runs, STREAM_SERVICE, Services},
+    grpc::Services,
     memory,
     shutdown::Phases,
     transport::{self, BindError, TransportLimits, Worker},
 };
 
 mod builder;
+mod services;
 
 pub use builder::Builder;
 use builder::or_simulate;
+use services::Beside;
 
 /// How long open streams and connections have for their end, once the server is told to stop.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -48,6 +47,9 @@ pub enum ServeError {
     /// Its sources cannot stand beside each other.
     #[error(transparent)]
     Sources(#[from] SourcesError),
+    /// What describes the caller's own services is no set of file descriptors.
+    #[error("cannot describe the services of `Builder::file_descriptor_set`: {0}")]
+    Descriptors(String),
     /// The store cannot be opened.
     #[error("cannot open the store: {0}")]
     Store(String),
@@ -74,6 +76,7 @@ pub struct Server {
     workers: usize,
     hurry: Hurry,
     opens_store: bool,
+    beside: Beside,
 }
 
 /// Ends a server that is shutting down without waiting any longer.
@@ -130,7 +133,7 @@ impl Server {
     /// [`ServeError::Store`] where the store cannot be opened, [`ServeError::System`] where a thread cannot be started or
     /// a listener fails. A retry needs a new server.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { listeners, engine, compute, limits, workers, hurry, opens_store, .. } = self;
+        let Self { listeners, engine, compute, limits, workers, hurry, opens_store, beside, .. } = self;
         if opens_store {
             engine.open().await.map_err(|refusal| match refusal {
                 // What can be asked of a server that goes on is no advice for one that does not start.
@@ -139,7 +142,7 @@ impl Server {
             })?;
         }
         let phases = Phases::default();
-        let (health, services) = services(&engine).await;
+        let (health, services) = beside.with(&engine).await;
         let (workers, ended) = start_workers(workers, &services, &limits, &phases)?;
 
         let places = Arc::new(Semaphore::new(limits.connections_max));
@@ -161,9 +164,7 @@ impl Server {
         };
 
         engine.drain();
-        for service in ["", STREAM_SERVICE, RUN_SERVICE] {
-            health.set_service_status(service, ServingStatus::NotServing).await;
-        }
+        health.not_serving().await;
         phases.drain.cancel();
         while accepting.join_next().await.is_some() {}
         stop(&engine, &workers, &places, &limits, &phases, &hurry).await;
@@ -230,33 +231,6 @@ async fn ended_in<T>(time: Duration, work: impl Future<Output = T>, hurry: &Canc
         () = tokio::time::sleep(time) => None,
         () = hurry.cancelled() => None,
     }
-}
-
-async fn services(engine: &Arc<Engine>) -> (tonic_health::server::HealthReporter, Services) {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    for service in [STREAM_SERVICE, RUN_SERVICE] {
-        health.set_service_status(service, ServingStatus::Serving).await;
-    }
-    let runs = RunServiceServer::new(Runs::new(engine.clone()));
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(outflow_proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // Both, so that either lists all that is there.
-            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
-            .include_reflection_service(false)
-    };
-    let v1 = reflection().build_v1().expect("the descriptors are generated");
-    let v1alpha = reflection().build_v1alpha().expect("the descriptors are generated");
-    let routes = Routes::new(health_service).add_service(v1).add_service(v1alpha).add_service(runs);
-    let names = [
-        RUN_SERVICE,
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1.ServerReflection",
-        "grpc.reflection.v1alpha.ServerReflection",
-    ];
-    (health, Services::new(engine.clone(), routes, &names))
 }
 
 type Started = (Arc<[Worker]>, Vec<oneshot::Receiver<()>>);

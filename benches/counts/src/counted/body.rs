@@ -18,6 +18,9 @@ use crate::support::{Work, block_on, large as emit_large, many_at_once, plain, r
 #[path = "../../../../crates/server/src/grpc/body.rs"]
 mod body;
 #[allow(dead_code, unused_imports, reason = "as above")]
+#[path = "../../../../crates/server/src/grpc/service.rs"]
+mod service;
+#[allow(dead_code, unused_imports, reason = "as above")]
 #[path = "../../../../crates/server/src/grpc/status.rs"]
 mod status;
 #[allow(dead_code, unused_imports, reason = "as above")]

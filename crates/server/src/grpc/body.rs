@@ -14,14 +14,14 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, HeaderValue, Response, header};
+use http::{HeaderValue, Response, header};
 use http_body::{Frame, SizeHint};
 use outflow_engine::{Chunk, Delivery, Finish, Reader};
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
-use super::{status, stream::StreamControl};
+use super::{service::ServiceBody, status, stream::StreamControl};
 
 /// HTTP/2's usual DATA frame (RFC 9113 §4.2). Every chunk begins frames of its own, so a short rest behind the last
 /// whole frame would cost a frame by itself.
@@ -38,8 +38,8 @@ pub(crate) enum Body {
     Fetch(FetchBody),
     /// Nothing: the headers say it all.
     Empty,
-    /// What tonic's services answer.
-    Tonic(tonic::body::Body),
+    /// What a service beside the stream answers.
+    Service(ServiceBody),
 }
 
 impl http_body::Body for Body {
@@ -53,18 +53,7 @@ impl http_body::Body for Body {
         match self.get_mut() {
             Body::Fetch(body) => body.poll_frame(cx).map(|frame| frame.map(Ok)),
             Body::Empty => Poll::Ready(None),
-            Body::Tonic(body) => {
-                let frame = match ready!(Pin::new(body).poll_frame(cx)) {
-                    Some(Ok(frame)) => Some(Ok(frame.map_data(Rope::from))),
-                    Some(Err(error)) => {
-                        let mut trailers = HeaderMap::new();
-                        status::add(&error, &mut trailers);
-                        Some(Ok(Frame::trailers(trailers)))
-                    }
-                    None => None,
-                };
-                Poll::Ready(frame)
-            }
+            Body::Service(body) => body.poll_frame(cx).map(|frame| frame.map(Ok)),
         }
     }
 
@@ -72,7 +61,7 @@ impl http_body::Body for Body {
         match self {
             Body::Fetch(body) => body.ended,
             Body::Empty => true,
-            Body::Tonic(body) => body.is_end_stream(),
+            Body::Service(body) => body.is_end_stream(),
         }
     }
 
@@ -149,13 +138,11 @@ impl FetchBody {
         Poll::Pending
     }
 
-    fn hand_over(&mut self, mut bytes: Rope) -> Poll<Option<Frame<Rope>>> {
+    fn hand_over(&mut self, bytes: Rope) -> Poll<Option<Frame<Rope>>> {
         if let Some(heartbeat) = &mut self.heartbeat {
             heartbeat.handed_over();
         }
-        self.control.handed_over(bytes.remaining());
-        bytes.taken_by = Some(self.control.clone());
-        Poll::Ready(Some(Frame::data(bytes)))
+        Poll::Ready(Some(Frame::data(bytes.handed_over(&self.control))))
     }
 }
 
@@ -216,6 +203,13 @@ impl Rope {
             self.remaining += piece.len();
             self.pieces.push(piece);
         }
+    }
+
+    /// The same, on its way to the transport, which tells `stream` what it takes of it.
+    pub(super) fn handed_over(mut self, stream: &Arc<StreamControl>) -> Self {
+        stream.handed_over(self.remaining);
+        self.taken_by = Some(stream.clone());
+        self
     }
 
     /// The first `bytes` of it, which stay no longer in it.

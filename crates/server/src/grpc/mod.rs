@@ -1,10 +1,11 @@
 //! gRPC: which call goes where, and what is not a gRPC call at all. The streaming method is our own; the run service,
-//! health and reflection are tonic's services beside it.
+//! health, reflection, and what else whoever builds the server has, are tonic's services beside it.
 
 mod body;
 mod fetch;
 mod message;
 mod runs;
+mod service;
 mod status;
 mod stream;
 
@@ -23,6 +24,9 @@ pub(crate) use stream::{StreamControl, Streams};
 
 /// The tutorial's service, as health checks name it.
 pub(crate) const STREAM_SERVICE: &str = "protobuf.StreamService";
+/// How many seconds a call of our own services beside it has in a drain: they are short, but for watches, which go on
+/// elsewhere.
+const OWN_GRACE_SECONDS: u8 = 1;
 const FETCH_RESPONSE: &str = "/protobuf.StreamService/FetchResponse";
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -33,16 +37,18 @@ pub(crate) type Answer = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 #[derive(Clone)]
 pub(crate) struct Services {
     engine: Arc<Engine>,
-    /// tonic's services, and the paths that begin with their names.
-    routes: Routes,
-    route_prefixes: Arc<[String]>,
+    /// Our own services beside the stream, and what their paths begin with.
+    own: Routes,
+    own_prefixes: Arc<[String]>,
+    /// Those of whoever built the server, for all other paths.
+    others: Option<Routes>,
 }
 
 impl Services {
-    /// The streaming method over `engine`, and `routes` for the services of these names.
-    pub(crate) fn new(engine: Arc<Engine>, routes: Routes, names: &[&str]) -> Self {
-        let route_prefixes = names.iter().map(|name| format!("/{name}/")).collect();
-        Self { engine, routes: routes.prepare(), route_prefixes }
+    /// The streaming method over `engine`, `own` for the services of these names, and `others` for all else.
+    pub(crate) fn new(engine: Arc<Engine>, own: Routes, names: &[&str], others: Option<Routes>) -> Self {
+        let own_prefixes = names.iter().map(|name| format!("/{name}/")).collect();
+        Self { engine, own: own.prepare(), own_prefixes, others: others.map(Routes::prepare) }
     }
 
     /// Answers one call, whose stream is under `control` and ends by its deadline.
@@ -59,17 +65,34 @@ impl Services {
         if path == FETCH_RESPONSE {
             return Box::pin(fetch::fetch(self.engine.clone(), call, control, deadline));
         }
-        if self.route_prefixes.iter().any(|prefix| path.starts_with(prefix)) {
-            let mut routes = self.routes.clone();
-            return Box::pin(async move {
-                let Ok(response) = routes.call(call.map(tonic::body::Body::new)).await;
-                response.map(Body::Tonic)
-            });
+        if self.own_prefixes.iter().any(|prefix| path.starts_with(prefix)) {
+            control.has_grace(OWN_GRACE_SECONDS);
+            return Box::pin(service::answer(self.own.clone().call(call), control));
         }
-        let shown: String = path.chars().take(100).collect();
-        let status = Status::unimplemented(format!("there is no method {shown}; streams are {FETCH_RESPONSE}"));
-        Box::pin(std::future::ready(body::trailers_only(&status)))
+        let unknown = unknown(path);
+        match &self.others {
+            Some(others) if !is_of(STREAM_SERVICE, path) => {
+                control.has_grace(stream::CALL_GRACE_SECONDS);
+                let answer = service::answer(others.clone().call(call), control);
+                Box::pin(async move {
+                    let answer = answer.await;
+                    // What tonic says of a path that no service has, and of a method that its service has not.
+                    if status::is_unimplemented(answer.headers()) { body::trailers_only(&unknown) } else { answer }
+                })
+            }
+            _ => Box::pin(std::future::ready(body::trailers_only(&unknown))),
+        }
     }
+}
+
+/// Whether a path is one of this service.
+fn is_of(service: &str, path: &str) -> bool {
+    path.strip_prefix('/').and_then(|path| path.strip_prefix(service)).is_some_and(|path| path.starts_with('/'))
+}
+
+fn unknown(path: &str) -> Status {
+    let shown: String = path.chars().take(100).collect();
+    Status::unimplemented(format!("there is no method {shown}; streams are {FETCH_RESPONSE}"))
 }
 
 /// The time a call allows itself, from `grpc-timeout` ("gRPC over HTTP/2", Timeout: at most eight digits and a unit).

@@ -79,17 +79,29 @@ fn status(finish: &Finish) -> Option<Status> {
         (Some(End::Deadline), _) => Status::deadline_exceeded("the run took longer than its source allows"),
         (Some(End::Interrupted(reason)), _) => Status::aborted(cut(format!("the run was interrupted: {reason}"))),
         (Some(_), _) => Status::cancelled("the run was stopped"),
-        (None, Some(Leave::Deadline)) => Status::deadline_exceeded("the deadline of this call passed"),
-        (None, Some(Leave::HeadDropped(first))) => out_of_range(
+        (None, Some(cause)) => left(cause),
+    })
+}
+
+/// The status of a stream that was ended from outside.
+pub(super) fn left(cause: &Leave) -> Status {
+    match cause {
+        Leave::Deadline => Status::deadline_exceeded("the deadline of this call passed"),
+        Leave::HeadDropped(first) => out_of_range(
             format!("what follows is no longer kept; the first response that is, is {first}"),
             "first",
             first.get(),
         ),
-        (None, Some(Leave::Damaged(what))) => {
+        Leave::Damaged(what) => {
             Status::data_loss(cut(format!("the store is damaged: {what}; `outflow data check` tells more")))
         }
-        (None, Some(cause)) => retry_later(tonic::Code::Unavailable, cause.to_string()),
-    })
+        other => retry_later(tonic::Code::Unavailable, other.to_string()),
+    }
+}
+
+/// Whether headers say that there is no such method, and nothing else.
+pub(super) fn is_unimplemented(headers: &HeaderMap) -> bool {
+    headers.get(GRPC_STATUS).is_some_and(|status| status == "12") && !headers.contains_key("grpc-message")
 }
 
 /// Writes a status where HTTP carries it.

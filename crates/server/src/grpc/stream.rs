@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker, ready},
     time::Duration,
@@ -26,6 +26,9 @@ use tokio_util::task::TaskTracker;
 
 /// How long a stream that is ended from outside has for taking its status before it is reset.
 pub(crate) const STATUS_GRACE: Duration = Duration::from_secs(1);
+/// How many seconds a call of somebody's own service has, in a drain, for ending by itself before it is ended. A stream of
+/// responses has none, since it is gone on with elsewhere.
+pub(super) const CALL_GRACE_SECONDS: u8 = 3;
 /// How often stalled streams are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -68,6 +71,7 @@ impl Streams {
             waiting_since: AtomicU64::new(0),
             untaken: AtomicUsize::new(0),
             body_waits: AtomicBool::new(false),
+            grace_seconds: AtomicU8::new(0),
             state: Mutex::default(),
         })
     }
@@ -114,16 +118,24 @@ impl Streams {
         }
     }
 
-    /// Ends every stream for `cause`: with a status, or after [`STATUS_GRACE`] with a reset.
+    /// Ends every stream for `cause`, once the time is over that it has for ending by itself: with a status, or after
+    /// [`STATUS_GRACE`] with a reset.
     pub(crate) async fn end_all(&self, cause: Leave) {
-        for control in self.select(|_| true) {
-            control.end(cause.clone());
-        }
         self.tasks.close();
-        if tokio::time::timeout(STATUS_GRACE, self.tasks.wait()).await.is_err() {
-            for control in self.select(|control| control.state.lock().ended.is_some()) {
+        for second in 0..=CALL_GRACE_SECONDS {
+            let grace = |control: &StreamControl| control.grace_seconds.load(Ordering::Relaxed);
+            for control in self.select(|control| grace(control) < second) {
                 control.reset();
             }
+            for control in self.select(|control| grace(control) == second) {
+                control.end(cause.clone());
+            }
+            if tokio::time::timeout(STATUS_GRACE, self.tasks.wait()).await.is_ok() {
+                return;
+            }
+        }
+        for control in self.select(|_| true) {
+            control.reset();
         }
     }
 
@@ -147,6 +159,8 @@ pub(crate) struct StreamControl {
     streams: Arc<Streams>,
     /// Beside the lock rather than behind it, for the same reason.
     body_waits: AtomicBool,
+    /// How many seconds it has in a drain for ending by itself.
+    grace_seconds: AtomicU8,
     connection: Neighbours,
     state: Mutex<State>,
 }
@@ -158,7 +172,7 @@ struct State {
     /// Boxed, since most streams are never ended from outside.
     ended: Option<Box<Leave>>,
     task: Option<AbortHandle>,
-    /// The body, while it waits for all to be taken.
+    /// The body, while it waits for all to be taken; of a call of a service, who waits for what that says.
     body: Option<Waker>,
     /// Where it is among those of its worker, while its task is there.
     place: Option<usize>,
@@ -174,6 +188,21 @@ impl StreamControl {
             Some(cause) => closer.close(cause),
             None => state.closer = Some(closer),
         }
+    }
+
+    /// The stream is a call that may end by itself in a drain, within this time.
+    pub(super) fn has_grace(&self, seconds: u8) {
+        self.grace_seconds.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Ready with the cause once the stream has to end, where no reader is told.
+    pub(super) fn poll_ended(&self, cx: &Context<'_>) -> Poll<Leave> {
+        let mut state = self.state.lock();
+        if let Some(cause) = state.ended.as_deref() {
+            return Poll::Ready(cause.clone());
+        }
+        state.body = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// The transport was handed so many bytes.
@@ -214,13 +243,16 @@ impl StreamControl {
     }
 
     fn end(&self, cause: Leave) {
-        let closer = {
+        let (closer, body) = {
             let mut state = self.state.lock();
             state.ended.get_or_insert_with(|| Box::new(cause.clone()));
-            state.closer.take()
+            (state.closer.take(), state.body.take())
         };
         if let Some(closer) = closer {
             closer.close(cause);
+        }
+        if let Some(body) = body {
+            body.wake();
         }
     }
 

@@ -7,7 +7,7 @@ use outflow_engine::{
     Clock, Engine, Limits, MemoryStore, Source, SourceOptions, Sources, Store, StoreError, Timestamp,
 };
 
-use super::{Compute, Hurry, ServeError, Server};
+use super::{Compute, Hurry, ServeError, Server, services::Beside};
 use crate::{
     memory,
     source::Simulate,
@@ -26,6 +26,7 @@ pub struct Builder {
     workers: usize,
     open_store: StoreOpener,
     opens_store: bool,
+    beside: Beside,
 }
 
 type StoreOpener = Box<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
@@ -44,6 +45,7 @@ impl Builder {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             open_store: Box::new(|| Ok(Arc::new(MemoryStore::new(MEMORY_STORE_BYTES)))),
             opens_store: false,
+            beside: Beside::default(),
         }
     }
 
@@ -130,6 +132,36 @@ impl Builder {
         self
     }
 
+    /// Mounts services of one's own on the same ports: those of `tonic` 0.14, collected in its `Routes`, as
+    /// `Routes::new(GreeterServer::new(Greeter))`. `examples/own_services` is a program that does.
+    ///
+    /// Outflow's own services (`protobuf.StreamService`, `outflow.v1.RunService`, `grpc.health.v1.Health` and
+    /// `grpc.reflection`'s) stay its own, also where these have one of the same name. What holds for streams of responses holds
+    /// for calls of these:
+    ///
+    /// - A call ends by its `grpc-timeout`: with `DEADLINE_EXCEEDED`, and its handler is dropped.
+    /// - Once the server is told to stop, calls under way have 3 seconds for ending by themselves. Then their handlers are dropped,
+    ///   and they end with `UNAVAILABLE`.
+    /// - A peer that takes nothing of an answer for [`TransportLimits::stall_time`] is reset.
+    /// - Handlers run on the threads that serve connections, so that they must neither block nor compute for long:
+    ///   `tokio::task::spawn_blocking` is for that.
+    ///
+    /// Sizes of messages, compression and interceptors are set at the services, as tonic has it. Called again, it replaces what
+    /// was given before.
+    #[must_use]
+    pub fn routes(mut self, routes: tonic::service::Routes) -> Self {
+        self.beside.routes = Some(routes);
+        self
+    }
+
+    /// Has reflection describe what is in this encoded `FileDescriptorSet` (as `prost-build` and `protoc` write it), and health
+    /// tell of its services, beside Outflow's own.
+    #[must_use]
+    pub fn file_descriptor_set(mut self, encoded: impl Into<Vec<u8>>) -> Self {
+        self.beside.describe(encoded.into());
+        self
+    }
+
     /// Threads that serve connections, at least 1; by default one for each core.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
@@ -165,7 +197,8 @@ impl Builder {
     ///
     /// # Errors
     /// [`ServeError::Sources`] where two sources have one name or claim one id, [`ServeError::Bind`] where an address
-    /// cannot be had, [`ServeError::System`] where threads cannot.
+    /// cannot be had, [`ServeError::Descriptors`] where [`Builder::file_descriptor_set`] was given something else,
+    /// [`ServeError::System`] where threads cannot be had.
     pub fn bind(self) -> Result<Server, ServeError> {
         let mut sources = self.sources;
         if !self.says_everything
@@ -175,6 +208,7 @@ impl Builder {
         }
         let sources = or_simulate(sources);
         sources.check()?;
+        let beside = self.beside.checked()?;
         let listeners = transport::bind(&self.listen)?;
         // Those that serve, and those that compute.
         memory::set_up(2 * self.workers);
@@ -199,6 +233,7 @@ impl Builder {
             workers: self.workers,
             hurry: Hurry::default(),
             opens_store: self.opens_store,
+            beside,
         })
     }
 }

@@ -238,7 +238,7 @@ mod tests {
     fn simulated() -> Services {
         let engine =
             Engine::builder(Limits::default()).default_source("simulate", Simulate::default()).build().unwrap();
-        Services::new(Arc::new(engine), tonic::service::Routes::default(), &[])
+        Services::new(Arc::new(engine), tonic::service::Routes::default(), &[], None)
     }
 
     /// Makes a call with these parameters, and reads its answer to the end.

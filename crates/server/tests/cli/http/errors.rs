@@ -7,7 +7,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    thread::sleep,
     time::Duration,
 };
 
@@ -15,7 +14,7 @@ use super::{
     fetch, results, serve, serve_in, source,
     upstream::{Secure, Upstream, begin, go_on, say, until_closed},
 };
-use crate::program::{run, text};
+use crate::program::{run, text, within};
 
 /// Code and message of the one error that there is.
 fn error(settings: &str) -> (i64, String) {
@@ -253,8 +252,9 @@ fn only_so_many_requests_are_made_at_once_and_all_are_made() {
     let seen = most.clone();
     let upstream = Upstream::start(move |came, stream| {
         seen.fetch_max(1 + now.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
-        // Long enough for the others to come, if they may.
-        sleep(Duration::from_millis(100));
+        // Long enough for a third to come, if it may.
+        let third = within(Duration::from_millis(100), || (now.load(Ordering::SeqCst) > 2).then_some(()));
+        assert!(third.is_none());
         now.fetch_sub(1, Ordering::SeqCst);
         say(stream, "200 OK", "", &came.line);
     });
