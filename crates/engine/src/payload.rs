@@ -98,6 +98,18 @@ pub enum EmitError {
     },
 }
 
+/// The one reason for which a run refuses a payload. By itself, since it is given back in registers.
+pub(crate) struct NotText {
+    /// Offset of the first byte that is not text.
+    pub(crate) at: usize,
+}
+
+impl From<NotText> for EmitError {
+    fn from(NotText { at }: NotText) -> Self {
+        Self::NotText { at }
+    }
+}
+
 impl From<EmitError> for JobError {
     fn from(error: EmitError) -> Self {
         let code = match error {

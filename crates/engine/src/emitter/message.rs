@@ -12,6 +12,7 @@ use super::Emitter;
 use crate::{
     EmitError, PayloadKind,
     journal::SHARE_BYTES_MIN,
+    payload::NotText,
     run::{APPEND_AT_ONCE, Attempt},
 };
 
@@ -93,7 +94,7 @@ impl Emitter {
 
     /// Appends small messages from the front of `messages`, the first of which is one, and says how many and what stopped
     /// it there.
-    fn append_messages<M: Message>(&self, messages: &[M]) -> Result<(usize, Attempt), EmitError> {
+    fn append_messages<M: Message>(&self, messages: &[M]) -> Result<(usize, Attempt), NotText> {
         with_buffer(|buffer| {
             let mut ends = SmallVec::<[usize; APPEND_AT_ONCE]>::new();
             for message in messages.iter().take(APPEND_AT_ONCE) {

@@ -4,8 +4,8 @@ use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use super::{Run, State, record::Repeat};
 use crate::{
-    Code, EmitError, End, JobError, JobIndex, Payload, PayloadKind, Record, bell::Alarm, frame::Part,
-    journal::Content,
+    Code, End, JobError, JobIndex, Payload, PayloadKind, Record, bell::Alarm, frame::Part, journal::Content,
+    payload::NotText,
 };
 
 /// What came of an attempt to append.
@@ -27,17 +27,17 @@ pub(crate) const APPEND_AT_ONCE: usize = 64;
 impl Run {
     /// Makes `payload` what this run's kind has.
     #[inline]
-    fn check(&self, payload: &mut Payload<'_>) -> Result<(), EmitError> {
+    fn check(&self, payload: &mut Payload<'_>) -> Result<(), NotText> {
         if payload.is_text || self.payload == PayloadKind::Bytes { Ok(()) } else { self.check_text(payload) }
     }
 
-    fn check_text(&self, payload: &mut Payload<'_>) -> Result<(), EmitError> {
+    fn check_text(&self, payload: &mut Payload<'_>) -> Result<(), NotText> {
         match (std::str::from_utf8(payload.content.as_slice()), self.payload) {
             (Ok(_), _) => payload.is_text = true,
             (Err(_), PayloadKind::Lossy) => {
                 *payload = String::from_utf8_lossy(payload.content.as_slice()).into_owned().into();
             }
-            (Err(error), _) => return Err(EmitError::NotText { at: error.valid_up_to() }),
+            (Err(error), _) => return Err(NotText { at: error.valid_up_to() }),
         }
         Ok(())
     }
@@ -49,7 +49,7 @@ impl Run {
         job: JobIndex,
         payload: &mut Payload<'_>,
         part: Part,
-    ) -> Result<Attempt, EmitError> {
+    ) -> Result<Attempt, NotText> {
         self.check(payload)?;
         let mut state = self.state.lock();
         if let Some(refused) = self.refuse(&state) {
@@ -73,11 +73,7 @@ impl Run {
     }
 
     /// Appends from the front of `payloads` under one lock, and says how many and what stopped it there.
-    pub(crate) fn append_many<P>(
-        self: &Arc<Self>,
-        job: JobIndex,
-        payloads: &[P],
-    ) -> Result<(usize, Attempt), EmitError>
+    pub(crate) fn append_many<P>(self: &Arc<Self>, job: JobIndex, payloads: &[P]) -> Result<(usize, Attempt), NotText>
     where
         for<'a> &'a P: Into<Payload<'a>>,
     {
