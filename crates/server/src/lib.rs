@@ -20,10 +20,16 @@ mod succession;
 mod transport;
 
 pub use config::{Config, ConfigError};
+// The guide stands at the re-export, where rustdoc shows it before what the engine says of the trait and runs its examples:
+// they use `outflow`, which the engine does not know.
+#[doc = include_str!("guide.md")]
+#[doc(inline)]
+pub use outflow_engine::Source;
+#[doc(inline)]
 pub use outflow_engine::{
-    Among, Cleanup, Code, Durability, EmitError, Emitter, Job, JobError, JobErrors, Limits, MemoryStore, Payload,
-    PayloadKind, Placement, Plan, Principal, Refusal, Request, Source, SourceOptions, Sources, SourcesError, Store,
-    StoreError, Text,
+    Among, Cleanup, Code, Durability, EmitError, Emitted, Emitter, Job, JobError, JobErrors, JobIndex, Limits,
+    MemoryStore, Payload, PayloadKind, Placement, Plan, Planning, Principal, Refusal, Request, SourceOptions, Sources,
+    SourcesError, Store, StoreError, Text,
 };
 pub use server::{Builder, Hurry, ServeError, ServedSources, Server};
 pub use source::supervise_if_asked;
