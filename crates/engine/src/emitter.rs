@@ -59,8 +59,9 @@ impl Emitter {
         self.run.go_on(self.job);
     }
 
-    /// Emits one response. It waits only while the run's window is full, that is, while its reader is slower than
-    /// its jobs. A payload too long for one response is split with `partial`, text between characters.
+    /// Emits one response. It waits only while the run's window is full: of a plain run that is while its reader is slower
+    /// than its jobs, of a journaled one while the store is. A payload too long for one response is split with `partial`,
+    /// text between characters.
     ///
     /// # Errors
     /// [`EmitError::Closed`] when the run has ended, [`EmitError::NotText`] when bytes that are not UTF-8 are given
