@@ -28,8 +28,8 @@ pub use outflow_engine::Source;
 #[doc(inline)]
 pub use outflow_engine::{
     Among, Cleanup, Code, Durability, EmitError, Emitted, Emitter, Job, JobError, JobErrors, JobIndex, Limits,
-    MemoryStore, Payload, PayloadKind, Placement, Plan, Planning, Principal, Refusal, Request, SourceOptions, Sources,
-    SourcesError, Store, StoreError, Text,
+    MemoryStore, Payload, PayloadKind, Placement, Plan, Planning, Principal, Refusal, Request, SourceOptions,
+    Sources, SourcesError, Store, StoreError, Text,
 };
 pub use server::{Builder, Hurry, ServeError, ServedSources, Server};
 pub use source::supervise_if_asked;

@@ -219,3 +219,68 @@ fn settings_that_make_no_sense_are_told_with_their_place() {
         assert!(said.contains(told), "{settings}: {said}");
     }
 }
+
+#[test]
+fn the_example_works_as_it_is() {
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/exec.toml");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_outflow"));
+    program.env("LC_ALL", "C").env("DB_PASSWORD", "hush");
+    let server = Server::start_as(program, &["--config", config]);
+    let answered = |arguments: &[&str]| {
+        let (output, _) = server.fetch(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        output
+    };
+    let lines = |arguments: &[&str]| -> Vec<String> {
+        text(&answered(arguments).stdout).lines().map(str::to_owned).collect()
+    };
+
+    let log = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/logs/service-7.log")).unwrap();
+    assert_eq!(lines(&["1"]), [log.lines().last().unwrap()]);
+
+    let facts = |name| {
+        let name = format!("name={name}");
+        let output = answered(&["0", "--source", "facts", "--format", "json", "--param", &name]);
+        let mut told: Vec<_> = responses(&output)
+            .iter()
+            .map(|response| {
+                let error = response["error"]["message"].as_str();
+                (response["job"].as_u64().unwrap_or(0), error.or(response["result"].as_str()).unwrap().to_owned())
+            })
+            .collect();
+        told.sort_unstable();
+        told
+    };
+    let report = fs::metadata(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/reports/rivers.csv")).unwrap();
+    let [(0, counted), (1, digest), (2, size)] = &facts("rivers")[..] else { panic!("three jobs, a line each") };
+    assert!(counted.ends_with(" rivers.csv") && digest.ends_with("  rivers.csv"), "{counted}, {digest}");
+    assert!(size.starts_with(&format!("{} bytes, changed ", report.len())), "{size}");
+    let missing = facts("nothing");
+    assert_eq!(missing.len(), 3, "{missing:?}");
+    assert!(missing.iter().all(|(_, told)| told.contains("exited with status 1: ")), "{missing:?}");
+    let (refused, _) = server.fetch(&["0", "--source", "facts", "--param", "name=-rivers"]);
+    assert!(text(&refused.stderr).contains("parameters.name"), "{refused:?}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let noise = folder.path().join("noise.bin");
+    let noise_of = ["0", "--source", "noise", "--output", noise.to_str().unwrap(), "--param", "bytes=1000000"];
+    answered(&noise_of);
+    assert_eq!(fs::metadata(&noise).unwrap().len(), 1_000_000);
+    let (limited, _) = server.fetch(&["0", "--source", "noise", "--param", "bytes=60000000", "--format", "json"]);
+    assert!(text(&limited.stderr).contains("output_limit"), "{}", text(&limited.stderr));
+
+    let mut variables = lines(&["7", "--source", "environment"]);
+    variables.retain(|variable| !variable.starts_with("PATH="));
+    variables.sort_unstable();
+    assert_eq!(variables, ["LC_ALL=C", "REQUEST=7"]);
+
+    let build = ["7", "--source", "build", "--param", "branch=next"];
+    let built = ["step 1 of next", "step 2 of next", "step 3 of next"];
+    std::thread::scope(|scope| {
+        let readers = [(); 3].map(|()| scope.spawn(|| lines(&build)));
+        readers.into_iter().for_each(|reader| assert_eq!(reader.join().unwrap(), built));
+    });
+    assert_eq!(lines(&build), built);
+    let (runs, _) = run(&["runs", "--server", &server.address, "--source", "build", "--json"]);
+    assert_eq!(text(&runs.stdout).lines().count(), 1, "{}", text(&runs.stdout));
+}

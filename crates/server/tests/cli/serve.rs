@@ -73,6 +73,25 @@ fn a_configured_source_answers_within_its_settings() {
 }
 
 #[test]
+fn the_example_of_simulated_work_works_as_it_is() {
+    let server = Server::start(&["--config", concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/simulate.toml")]);
+    let lines = |arguments: &[&str]| -> Vec<String> {
+        let (output, _) = server.fetch(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout).lines().map(str::to_owned).collect()
+    };
+    let says = |jobs: &[u32]| jobs.iter().map(|job| format!("Request #{job} For Id:1")).collect::<Vec<_>>();
+    assert_eq!(lines(&["1"]), says(&[0, 1, 2, 3, 4]));
+    assert_eq!(lines(&["1", "--param", "jobs=7", "--param", "step=50ms"]), says(&[0, 1, 2, 3, 4, 5, 6]));
+    assert_eq!(lines(&["1", "--source", "flaky"]), says(&[0, 1, 3, 4]));
+    let load = lines(&["1", "--source", "load", "--limit", "1000"]);
+    assert!(load.len() == 1000 && load.iter().all(|line| *line == format!("Request #0 For Id:1{:.>100}", "")));
+    let ticks = lines(&["1", "--source", "ticks", "--limit", "5"]);
+    let times: Vec<u64> = ticks.iter().map(|line| line.parse().unwrap()).collect();
+    assert!(times.is_sorted() && times[4] > times[0], "{times:?}");
+}
+
+#[test]
 fn a_signal_ends_open_streams_with_unavailable_and_then_the_server() {
     for signal in [Signal::INT, Signal::TERM] {
         let mut server = Server::start(&[]);
