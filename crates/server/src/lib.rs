@@ -1,6 +1,7 @@
 //! Outflow serves gRPC server-side streams: one request, many responses, each sent the moment it is ready.
 //!
-//! This is the library behind the `outflow` program: build a [`Server`], give it sources, and serve.
+//! This is the library behind the `outflow` program: build a [`Server`], give it sources, and serve. The page of
+//! [`Source`] is the guide to writing one.
 //!
 //! ```no_run
 #![doc = include_str!("../../../examples/primes.rs")]

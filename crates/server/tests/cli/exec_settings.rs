@@ -278,7 +278,9 @@ fn the_example_works_as_it_is() {
     let built = ["step 1 of next", "step 2 of next", "step 3 of next"];
     std::thread::scope(|scope| {
         let readers = [(); 3].map(|()| scope.spawn(|| lines(&build)));
-        readers.into_iter().for_each(|reader| assert_eq!(reader.join().unwrap(), built));
+        for reader in readers {
+            assert_eq!(reader.join().unwrap(), built);
+        }
     });
     assert_eq!(lines(&build), built);
     let (runs, _) = run(&["runs", "--server", &server.address, "--source", "build", "--json"]);
