@@ -162,8 +162,8 @@ impl Builder {
         self
     }
 
-    /// Threads that serve connections, at least 1, and as many more for jobs of
-    /// [`Placement::Compute`](crate::Placement::Compute); by default one of each for each core.
+    /// Threads that serve connections, at least 1; by default one for each core.
+    /// Jobs of [`Placement::Compute`](crate::Placement::Compute) have as many of their own.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers.max(1);
