@@ -289,3 +289,33 @@ async fn a_drain_cuts_readers_with_when_to_retry_and_tells_no_end() {
     assert_eq!((sequences(&rest), end(&rest)), (vec![3, 4], Some(("complete", "0"))));
     assert_eq!(rest.results(), ["3", "4"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_a_run_had_before_a_restart_counts_to_what_its_plan_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let tap = Tap::shut();
+    let start = || {
+        let (tap, data) = (tap.clone(), folder.path().join("data"));
+        // A byte each.
+        let source = planned(move |_: &Asked| tap.plan(9).repeatable().output_limit(4));
+        TestServer::start(|server| server.default_source("test", source).data(data))
+    };
+    let mut server = start();
+    let connection = Connection::open(server.address()).await;
+    let mut live = connection.begin(&journaled(1)).await;
+    tap.let_out(2);
+    live.response().await;
+    live.response().await;
+    let run = live.run();
+    server.shut_down();
+    assert_eq!(end(&live.finish().await), None);
+    server.ended_within(PATIENCE);
+
+    let server = start();
+    let connection = Connection::open(server.address()).await;
+    tap.let_out(9);
+    let whole = connection.fetch(&again(&run, 0)).await;
+    assert_eq!((whole.code(), end(&whole)), (Code::ResourceExhausted, Some(("failed", "0"))));
+    assert!(whole.message().contains("output_limit (4 bytes)"), "{}", whole.message());
+    assert_eq!(whole.results(), ["1", "2", "3", "4"]);
+}
