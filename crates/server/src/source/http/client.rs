@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -284,9 +284,16 @@ fn code(status: StatusCode) -> Code {
     }
 }
 
-/// How long the other side asks to wait, where it says so in seconds.
+/// How long the other side asks to wait, in seconds or until a date (RFC 9110 §10.2.3), which is one of its own clock.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let date = |text: &str| httpdate::parse_http_date(text).ok();
+    let wanted = text(header::RETRY_AFTER)?;
+    if let Ok(seconds) = wanted.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let now = text(header::DATE).and_then(date).unwrap_or_else(SystemTime::now);
+    Some(date(wanted)?.duration_since(now).unwrap_or_default())
 }
 
 /// From half of it to all, so that many who were refused together do not come back together.

@@ -140,6 +140,9 @@ fn who_says_nothing_for_too_long_is_left_before_and_within_the_body() {
     }
 }
 
+/// By the clock of who answers, which is not ours.
+const AN_HOUR_LATER: &str = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\nretry-after: Sun, 06 Nov 1994 09:49:37 GMT\r\n";
+
 #[test]
 fn what_passes_is_tried_again_and_what_does_not_is_not() {
     // Settings, status, headers of the bad answers, how many of them; how often it is asked, and the code in the end.
@@ -149,6 +152,10 @@ fn what_passes_is_tried_again_and_what_does_not_is_not() {
         ("", "502 Bad Gateway", "", 9, 3, Some(14)),
         ("retries = 1", "504 Gateway Timeout", "", 9, 2, Some(4)),
         ("", "503 Service Unavailable", "retry-after: 3600\r\n", 1, 1, Some(14)),
+        ("", "503 Service Unavailable", "retry-after: Fri, 31 Dec 2100 23:59:59 GMT\r\n", 1, 1, Some(14)),
+        ("", "503 Service Unavailable", "retry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\n", 1, 2, None),
+        ("", "503 Service Unavailable", AN_HOUR_LATER, 1, 1, Some(14)),
+        ("", "503 Service Unavailable", "retry-after: soon\r\n", 1, 2, None),
         ("", "500 Internal Server Error", "", 1, 1, Some(13)),
         ("", "403 Forbidden", "", 1, 1, Some(7)),
         ("method = 'POST'\nbody = 'x'", "503 Service Unavailable", "", 1, 1, Some(14)),
