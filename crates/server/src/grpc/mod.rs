@@ -37,18 +37,17 @@ pub(crate) type Answer = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 #[derive(Clone)]
 pub(crate) struct Services {
     engine: Arc<Engine>,
-    /// Our own services beside the stream, and what their paths begin with.
+    /// Our own services beside the stream, and their names.
     own: Routes,
-    own_prefixes: Arc<[String]>,
+    own_names: Arc<[&'static str]>,
     /// Those of whoever built the server, for all other paths.
     others: Option<Routes>,
 }
 
 impl Services {
     /// The streaming method over `engine`, `own` for the services of these names, and `others` for all else.
-    pub(crate) fn new(engine: Arc<Engine>, own: Routes, names: &[&str], others: Option<Routes>) -> Self {
-        let own_prefixes = names.iter().map(|name| format!("/{name}/")).collect();
-        Self { engine, own: own.prepare(), own_prefixes, others: others.map(Routes::prepare) }
+    pub(crate) fn new(engine: Arc<Engine>, own: Routes, names: &[&'static str], others: Option<Routes>) -> Self {
+        Self { engine, own: own.prepare(), own_names: names.into(), others: others.map(Routes::prepare) }
     }
 
     /// Answers one call, whose stream is under `control` and ends by its deadline.
@@ -65,7 +64,7 @@ impl Services {
         if path == FETCH_RESPONSE {
             return Box::pin(fetch::fetch(self.engine.clone(), call, control, deadline));
         }
-        if self.own_prefixes.iter().any(|prefix| path.starts_with(prefix)) {
+        if self.own_names.iter().any(|service| is_of(service, path)) {
             control.has_grace(OWN_GRACE_SECONDS);
             return Box::pin(service::answer(self.own.clone().call(call), control));
         }
