@@ -71,7 +71,9 @@ class Profiles(unittest.TestCase):
             samples = folder / "samples"
             for does, good in ((f"open({str(samples)!r}, 'w').close()", True), ("pass", False)):
                 samples.unlink(missing_ok=True)
-                script = "import time\ntry:\n    print('up', flush=True)\n    time.sleep(600)\nexcept KeyboardInterrupt:\n"
+                # Whoever starts the tests may have it ignore Ctrl-C, as a shell does for what runs in the background.
+                script = "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+                script += "try:\n    print('up', flush=True)\n    time.sleep(600)\nexcept KeyboardInterrupt:\n"
                 with Supervisor(folder) as supervisor:
                     recorder = supervisor.start([sys.executable, "-c", script + f"    {does}"], "perf")
                     recorder.first_line(20)
