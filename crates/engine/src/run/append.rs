@@ -174,7 +174,10 @@ impl Run {
             }
             // All of them are woken together, so the list never outgrows the tasks that wait.
             if !state.waiting.iter().any(|alarm| alarm.is_for(cx.waker())) {
-                state.waiting.push(Alarm::new(cx.waker()));
+                // A commit wakes the jobs of many runs, and rings for them together. In a plain run its reader wakes them where
+                // it takes what is there; a bell would have them wait until all else has had its turn.
+                let is_plain = state.recording.is_none();
+                state.waiting.push(if is_plain { Alarm::alone(cx.waker()) } else { Alarm::new(cx.waker()) });
             }
             Poll::Pending
         })
